@@ -1,0 +1,254 @@
+"""The command line: `gnn-moe VERB FLAGS`.
+
+Flags are made by tyro from the frozen dataclasses that the program runs on. What a verb needs is imported when it
+runs, so `--help` loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from gnn_moe import __version__
+from gnn_moe.config import DataConfig, ModelConfig, OutputConfig, RunConfig, Sampling, to_dict
+from gnn_moe.errors import BadInput, GnnMoeError
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectArguments:
+    """Parameters and FLOPs of a model, from its settings alone."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    vocab_size: int = 50257
+    """Tokens in the vocabulary (50257: gpt2)."""
+    json: bool = False
+    """Print one flat JSON object instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """The loss of a trained model on a split of a dataset: by default, what its run calls best_eval_loss."""
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
+    """Folder of a run, a checkpoint or an imported model."""
+    split: Literal["train", "valid", "test"] = "valid"
+    """Which part of the data."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint of a run."""
+    json: bool = False
+    """Print one flat JSON object instead of lines."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    precision: Literal["run", "auto", "bf16", "fp32"] = "run"
+    """run: what the model was trained in."""
+    cache_dir: str | None = None
+    """Folder for encoded data (default: gnn_moe in the user's cache folder)."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments:
+    """Continue a prompt, printing as it goes."""
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CHECKPOINT")]
+    """Folder of a run, a checkpoint or an imported model."""
+    prompt: str
+    """The text to continue."""
+    max_new_tokens: int = 100
+    """Tokens to add."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which checkpoint of a run."""
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportArguments:
+    """Turn a checkpoint of the original implementation into a folder that evaluate, generate and load_model read."""
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The file (.pth.tar)."""
+    output: str
+    """The folder to write; it must not exist."""
+
+
+def _train(arguments: Sequence[str], program: str) -> int:
+    config = _parse(RunConfig, arguments, program)
+    if config.output.dry_run:
+        _print_plan(config)
+        return 0
+    if config.output.resume and config.output.run_name is not None:
+        from pathlib import Path
+
+        from gnn_moe.run_folder import RunFolder
+
+        folder = RunFolder(Path(config.output.output_dir) / config.output.run_name)
+        if folder.is_begun():
+            # What the command does not say is as it was; what it says is compared later.
+            stored = dataclasses.replace(folder.read_config(), output=OutputConfig())
+            config = _parse(RunConfig, arguments, program, default=stored)
+    from gnn_moe.runs import run_training
+    from gnn_moe.training.device import keep_freed_memory
+
+    keep_freed_memory()
+    run_training(config, [program, *arguments])
+    return 0
+
+
+def _print_plan(config: RunConfig) -> None:
+    from gnn_moe.data.tokenization import nominal_vocab_size
+
+    vocabulary = nominal_vocab_size(config.data.tokenizer)
+    model = dataclasses.replace(config.model, vocab_size=vocabulary, num_heads=config.model.heads)
+    print(json.dumps(to_dict(dataclasses.replace(config, model=model)), indent=2))
+    _print_size(model)
+
+
+def _inspect(arguments: Sequence[str], program: str) -> int:
+    parsed = _parse(InspectArguments, arguments, program)
+    model = dataclasses.replace(parsed.model, vocab_size=parsed.vocab_size)
+    if parsed.json:
+        from gnn_moe.model.size import model_size
+
+        print(json.dumps(to_dict(model_size(model)), indent=2))
+    else:
+        _print_size(model)
+    return 0
+
+
+def _print_size(model: ModelConfig) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gnn_moe.model.size import model_size
+
+    table = Table(title=f"{model.coupler_type}, {model.num_experts} experts, D {model.embed_dim}")
+    table.add_column("what")
+    table.add_column("number", justify="right")
+    for name, value in to_dict(model_size(model)).items():
+        table.add_row(name.replace("_", " "), f"{value:,}")
+    Console().print(table)
+
+
+def _evaluate(arguments: Sequence[str], program: str) -> int:
+    parsed = _parse(EvaluateArguments, arguments, program)
+    from gnn_moe.evaluations import evaluate_model, stored_data
+
+    parsed = _parse(EvaluateArguments, arguments, program, default=_with_data(parsed, stored_data))
+    found = evaluate_model(
+        parsed.path,
+        checkpoint=parsed.checkpoint,
+        split=parsed.split,
+        data=parsed.data,
+        device=parsed.device,
+        precision=parsed.precision,
+        cache_dir=parsed.cache_dir,
+        on_notice=lambda text: print(text, file=sys.stderr),
+    )
+    values = to_dict(found)
+    if parsed.json:
+        print(json.dumps(values, indent=2))
+    else:
+        for name, value in values.items():
+            print(f"{name:<16} {value}")
+    return 0
+
+
+def _with_data(parsed: EvaluateArguments, stored_data: Callable[[str, str], DataConfig]) -> EvaluateArguments:
+    return EvaluateArguments(path=parsed.path, data=stored_data(parsed.path, parsed.checkpoint))
+
+
+def _generate(arguments: Sequence[str], program: str) -> int:
+    parsed = _parse(GenerateArguments, arguments, program)
+    from gnn_moe.evaluations import continue_prompt
+
+    print(parsed.prompt, end="", flush=True)
+    for text in continue_prompt(
+        parsed.path, parsed.prompt, parsed.max_new_tokens, parsed.sampling, checkpoint=parsed.checkpoint
+    ):
+        print(text, end="", flush=True)
+    print()
+    return 0
+
+
+def _import(arguments: Sequence[str], program: str) -> int:
+    parsed = _parse(ImportArguments, arguments, program)
+    from gnn_moe.interop.original import import_checkpoint
+
+    for line in import_checkpoint(parsed.path, parsed.output):
+        print(line)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Verb:
+    run: Callable[[Sequence[str], str], int]
+    help: str
+
+
+VERBS: Mapping[str, _Verb] = {
+    "train": _Verb(_train, "train a model and write its whole record"),
+    "evaluate": _Verb(_evaluate, "the loss of a trained model on a split of a dataset"),
+    "generate": _Verb(_generate, "continue a prompt with a trained model"),
+    "inspect": _Verb(_inspect, "parameters and FLOPs of a model, from its settings alone"),
+    "import": _Verb(_import, "read a checkpoint of the original implementation"),
+}
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items())
+    return (
+        "usage: gnn-moe VERB [FLAGS]\n\n"
+        "Train and compare language models whose experts talk to each other.\n\n"
+        f"{verbs}\n\ngnn-moe VERB --help lists the flags of a verb; gnn-moe --version prints the version."
+    )
+
+
+def _parse(arguments_class: type[A], arguments: Sequence[str], program: str, default: A | None = None) -> A:
+    """Flags → dataclass; tyro prints help and its box for what does not parse, and leaves with 0 or 2."""
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    parsed: A = tyro.cli(
+        arguments_class,
+        prog=program,
+        args=list(arguments),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        use_underscores=True,
+        **extra,
+    )
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status.
+
+    0 completed, 1 a run that failed, 2 bad input, 130 / 143 stopped by SIGINT / SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"gnn-moe {__version__}")
+        return 0
+    # Read when torch starts its threads: without it, two runs that share processors spin against each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    name, *rest = arguments
+    program = f"gnn-moe {name}"
+    try:
+        if name not in VERBS:
+            raise BadInput(f"{name!r} is no verb: use one of {', '.join(VERBS)}")
+        return VERBS[name].run(rest, program)
+    except GnnMoeError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130

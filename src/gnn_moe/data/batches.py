@@ -1,0 +1,95 @@
+"""Samples → batches of tensors.
+
+Rows of a batch are padded on the right to the longest of them. The causal mask keeps padding from mattering, and the
+target of a padded position is -100: token 0 is a real token and never means padding. Suffixes: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gnn_moe.data.samples import Samples
+
+RowNumbers = npt.NDArray[np.int64]
+
+WINDOW_BATCHES = 50
+"""Batches in a window of rows that is sorted by length."""
+IGNORED = -100
+"""Target of a padded position, which the loss leaves out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Inputs and next-token targets of some rows."""
+
+    input_ids: torch.Tensor
+    """(B, T) int64: each row but its last token, padded with 0."""
+    targets: torch.Tensor
+    """(B, T) int64: each row but its first token, padded with -100."""
+    predicted_tokens: int
+    """Targets that count."""
+
+
+def epoch_batches(
+    lengths: npt.NDArray[np.integer],
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    group_by_length: bool,
+) -> list[RowNumbers]:
+    """The batches of one epoch, as row numbers: a function of the arguments only.
+
+    Rows are shuffled. With `group_by_length` they are then sorted by length inside windows of 50 batches, and the
+    batches are shuffled. Every row is in exactly one batch; one batch may be short.
+
+    Args:
+        lengths: (R,) tokens of each row.
+        batch_size: rows of a batch.
+        seed: moves the order; any whole number from 0.
+        epoch: counted from 0; every epoch has its own order.
+        group_by_length: sort inside windows, which saves padding; otherwise batches are random.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths)).astype(np.int64)
+    if not group_by_length:
+        return _cut(order, batch_size)
+    windows = _cut(order, WINDOW_BATCHES * batch_size)
+    batches = [batch for window in windows for batch in _cut(_sorted_by_length(window, lengths), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def evaluation_batches(lengths: npt.NDArray[np.integer], batch_size: int) -> list[RowNumbers]:
+    """All rows, shortest first, in batches as row numbers; the last one may be short."""
+    return _cut(_sorted_by_length(np.arange(len(lengths), dtype=np.int64), lengths), batch_size)
+
+
+def collate(samples: Samples, rows: RowNumbers) -> Batch:
+    """The tensors of some rows.
+
+    Worked example: rows [5, 0, 7] and [3, 9] give input_ids [[5, 0], [3, 0]] and targets [[0, 7], [9, -100]].
+    """
+    predicted_B = samples.lengths[rows] - 1
+    offsets_T = np.arange(int(predicted_B.max()))
+    real_BT = offsets_T < predicted_B[:, None]
+    positions_BT = np.where(real_BT, samples.starts[rows][:, None] + offsets_T, 0)
+    input_ids = np.where(real_BT, samples.tokens[positions_BT], 0).astype(np.int64)
+    next_BT = np.where(real_BT, positions_BT + 1, 0)
+    targets = np.where(real_BT, samples.tokens[next_BT], IGNORED).astype(np.int64)
+    return Batch(
+        input_ids=torch.from_numpy(input_ids),
+        targets=torch.from_numpy(targets),
+        predicted_tokens=int(predicted_B.sum()),
+    )
+
+
+def _sorted_by_length(rows: RowNumbers, lengths: npt.NDArray[np.integer]) -> RowNumbers:
+    return rows[np.argsort(lengths[rows], kind="stable")]
+
+
+def _cut(rows: RowNumbers, size: int) -> list[RowNumbers]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,106 @@
+"""Causal attention, with dropout on its weights that a CPU can afford.
+
+Letters: S independent sequences (rows × experts × heads), T positions, d head width.
+
+torch's fused CPU kernel takes no dropout, and its unfused form holds T² weights a sequence for the whole batch and
+layer. Here the weights of a few sequences exist at a time: the backward pass makes them, and their dropout mask, again
+from the mask's seed. Without dropout, and on other devices, torch's fused kernels are used.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gnn_moe.model.dropout import draw_seed, keep_mask
+
+_WEIGHTS_AT_ONCE = 2**20
+"""Attention weights that exist at a time: few enough to stay in a processor's cache."""
+
+
+def causal_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, rate: float, *, training: bool) -> Tensor:
+    """softmax(q kᵀ / √d, over positions up to the query's own) with dropout, times v: (S, T, d) → (S, T, d)."""
+    if training and rate > 0 and query_STd.device.type == "cpu":
+        output: Tensor = dropped_attention(query_STd, key_STd, value_STd, draw_seed(), rate)
+        return output
+    used_rate = rate if training else 0.0
+    # The fused kernels want (batch, heads, T, d); a head axis of one is free.
+    return functional.scaled_dot_product_attention(
+        query_STd[:, None], key_STd[:, None], value_STd[:, None], dropout_p=used_rate, is_causal=True
+    )[:, 0]
+
+
+def _chunks(sequences: int, positions: int) -> list[slice]:
+    size = max(1, _WEIGHTS_AT_ONCE // positions**2)
+    return [slice(start, min(start + size, sequences)) for start in range(0, sequences, size)]
+
+
+def _weights(query_STd: Tensor, key_STd: Tensor) -> Tensor:
+    future_TT = query_STd.new_full((query_STd.shape[1],) * 2, -math.inf).triu(1)
+    scores_STT = torch.baddbmm(future_TT, query_STd, key_STd.transpose(1, 2), alpha=1 / math.sqrt(query_STd.shape[2]))
+    return scores_STT.softmax(dim=-1)
+
+
+def _mask(seed: Tensor, weights_STT: Tensor, chunk: slice, rate: float) -> Tensor:
+    mask_STT: Tensor = keep_mask(seed + chunk.start, weights_STT.shape, rate, weights_STT.dtype)
+    return mask_STT
+
+
+@torch.library.custom_op("gnn_moe::dropped_attention", mutates_args=())
+def dropped_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float) -> Tensor:
+    """Causal attention with dropout on its weights, on a CPU: (S, T, d) contiguous → (S, T, d)."""
+    output_STd = torch.empty_like(query_STd)
+    for chunk in _chunks(*query_STd.shape[:2]):
+        weights_STT = _weights(query_STd[chunk], key_STd[chunk])
+        weights_STT.mul_(_mask(seed, weights_STT, chunk, rate))
+        torch.bmm(weights_STT, value_STd[chunk], out=output_STd[chunk])
+    return output_STd.mul_(1 / (1 - rate))
+
+
+@torch.library.custom_op("gnn_moe::dropped_attention_backward", mutates_args=())
+def dropped_attention_backward(
+    grad_STd: Tensor, query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `dropped_attention` with respect to query, key and value, each (S, T, d)."""
+    grad_query_STd, grad_key_STd, grad_value_STd = (torch.empty_like(query_STd) for _ in range(3))
+    grad_STd = grad_STd * (1 / (1 - rate))
+    for chunk in _chunks(*query_STd.shape[:2]):
+        query, key, value, grad = query_STd[chunk], key_STd[chunk], value_STd[chunk], grad_STd[chunk]
+        weights_STT = _weights(query, key)
+        mask_STT = _mask(seed, weights_STT, chunk, rate)
+        torch.bmm((weights_STT * mask_STT).transpose(1, 2), grad, out=grad_value_STd[chunk])
+        grad_weights_STT = torch.bmm(grad, value.transpose(1, 2)).mul_(mask_STT)
+        grad_scores_STT = torch._softmax_backward_data(grad_weights_STT, weights_STT, -1, weights_STT.dtype)
+        grad_scores_STT.mul_(1 / math.sqrt(query.shape[2]))
+        torch.bmm(grad_scores_STT, key, out=grad_query_STd[chunk])
+        torch.bmm(grad_scores_STT.transpose(1, 2), query, out=grad_key_STd[chunk])
+    return grad_query_STd, grad_key_STd, grad_value_STd
+
+
+@dropped_attention.register_fake
+def _(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float) -> Tensor:
+    return torch.empty_like(query_STd)
+
+
+@dropped_attention_backward.register_fake
+def _(
+    grad_STd: Tensor, query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query_STd), torch.empty_like(key_STd), torch.empty_like(value_STd)
+
+
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.rate = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, grad_STd: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    query_STd, key_STd, value_STd, seed = ctx.saved_tensors
+    grads = dropped_attention_backward(grad_STd.contiguous(), query_STd, key_STd, value_STd, seed, ctx.rate)
+    return (*grads, None, None)
+
+
+dropped_attention.register_autograd(_backward, setup_context=_save_for_backward)

@@ -1,0 +1,267 @@
+"""Couplers: how the E results of one token are exchanged between the experts.
+
+Letters: E experts, N tokens, D width, G coupler layers, M hyperedges, A heads.
+
+Contract: a coupler maps (E, N, D) to (E, N, D) and never mixes tokens. It computes in the type of its input. It is
+built as `Coupler(config)`; its parameters are counted in `gnn_moe.coupler_types`, where it has its one line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gnn_moe.config import ModelConfig
+from gnn_moe.hypergraph import (
+    build_hyperedges,
+    hgnn_propagation,
+    hypergraph_conv_propagation,
+    incidence_matrix,
+)
+
+
+class Coupler(nn.Module):
+    """Base of the couplers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def coupling(self) -> dict[str, Tensor]:
+        """What the coupling has learned, for the record: name → tensor, float32 on the CPU; {} if there is nothing."""
+        return {}
+
+
+def build_coupler(config: ModelConfig) -> Coupler:
+    """The coupler that the config names, with values not yet set."""
+    module, name = config.coupler.implementation.split(":")
+    coupler: Coupler = getattr(importlib.import_module(module), name)(config)
+    return coupler
+
+
+class MeanCoupler(Coupler):
+    """No exchange: the control. The readout's mean over experts is all that joins them."""
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        return x_END
+
+
+class GNNLayer(nn.Module):
+    """One round of gated messages over the complete directed graph of experts.
+
+        m_i = Σ_{j≠i} σ(Λ_ij) · σ(u·x_i + v·x_j + c) · x_j
+        x_i ← x_i + GELU(W_n m_i + b_n + W_s x_i + b_s)
+
+    u·x_i and v·x_j are two E-vectors a token, so the gates of a token are one E×E matrix and the messages one product
+    of it with the E×D results; no (E², D) tensor is formed.
+    """
+
+    def __init__(self, experts: int, width: int) -> None:
+        super().__init__()
+        self.adjacency_logits = nn.Parameter(torch.empty(experts, experts))
+        self.receiver_weight = nn.Parameter(torch.empty(width))
+        self.sender_weight = nn.Parameter(torch.empty(width))
+        self.gate_bias = nn.Parameter(torch.empty(()))
+        self.neighbour_weight = nn.Parameter(torch.empty(width, width))
+        self.neighbour_bias = nn.Parameter(torch.empty(width))
+        self.self_weight = nn.Parameter(torch.empty(width, width))
+        self.self_bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x_NED: Tensor) -> Tensor:
+        """(N, E, D) → (N, E, D)."""
+        dtype = x_NED.dtype
+        gate_weights_D2 = torch.stack([self.receiver_weight, self.sender_weight], dim=1).to(dtype)
+        receiver_NE, sender_NE = (x_NED @ gate_weights_D2).unbind(dim=-1)
+        content_NEE = torch.sigmoid(receiver_NE[:, :, None] + sender_NE[:, None, :] + self.gate_bias.to(dtype))
+        gate_NEE = content_NEE * self.adjacency().to(dtype)
+        message_NED = torch.bmm(gate_NEE, x_NED)
+        from_neighbours_NED = functional.linear(message_NED, self.neighbour_weight.to(dtype))
+        bias_D = (self.neighbour_bias + self.self_bias).to(dtype)
+        from_self_NED = functional.linear(x_NED, self.self_weight.to(dtype), bias_D)
+        return x_NED + functional.gelu(from_neighbours_NED + from_self_NED)
+
+    def adjacency(self) -> Tensor:
+        """σ(Λ) with a zero diagonal, (E, E): row i holds how strongly expert i listens to each other expert."""
+        strength_EE = torch.sigmoid(self.adjacency_logits)
+        return strength_EE.tril(-1) + strength_EE.triu(1)
+
+
+class GNNCoupler(Coupler):
+    """G rounds of gated messages; each has its own adjacency and weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(GNNLayer(config.num_experts, config.embed_dim) for _ in range(config.gnn_layers))
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        x_NED = x_END.transpose(0, 1).contiguous()
+        for layer in self.layers:
+            x_NED = layer(x_NED)
+        return x_NED.transpose(0, 1)
+
+    def coupling(self) -> dict[str, Tensor]:
+        """`adjacency` (G, E, E)."""
+        adjacency = [layer.adjacency() for layer in self.layers if isinstance(layer, GNNLayer)]
+        return {"adjacency": torch.stack(adjacency).detach().float().cpu()}
+
+
+class HypergraphCoupler(Coupler):
+    """What the two hypergraph forms share: the incidence H, one set of hyperedge weights a coupler, P and its product.
+
+    H, W and the hyperedge sizes fold into one E×E matrix P before any token is touched, so cost and memory per token
+    do not depend on the number of hyperedges.
+    """
+
+    incidence_EM: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        incidence = torch.tensor(incidence_matrix(build_hyperedges(config), config.num_experts))
+        self.register_buffer("incidence_EM", incidence, persistent=False)
+
+    def hyperedge_weights(self) -> Tensor:
+        """w (M,)."""
+        raise NotImplementedError
+
+    def propagation(self) -> Tensor:
+        """P (E, E)."""
+        raise NotImplementedError
+
+    def coupling(self) -> dict[str, Tensor]:
+        """`hyperedge_weights` (M,)."""
+        return {"hyperedge_weights": self.hyperedge_weights().detach().float().cpu()}
+
+
+def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
+    """Σ_j P_ij x_j for every token: (E, E), (E, N, D) → (E, N, D)."""
+    return (propagation_EE.to(x_END.dtype) @ x_END.flatten(1)).view_as(x_END)
+
+
+class HGNNLayer(nn.Module):
+    """x_i ← x_i + GELU(Σ_j P_ij x_j · Θ + b)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.theta_weight = nn.Parameter(torch.empty(width, width))
+        self.theta_bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x_END: Tensor, propagation_EE: Tensor) -> Tensor:
+        """(E, N, D) → (E, N, D)."""
+        mixed_END = propagate(propagation_EE, x_END)
+        dtype = x_END.dtype
+        return x_END + functional.gelu(
+            functional.linear(mixed_END, self.theta_weight.to(dtype), self.theta_bias.to(dtype))
+        )
+
+
+class HGNNCoupler(HypergraphCoupler):
+    """G residual hypergraph convolutions with P = D_v⁻¹ (I + H W D_e⁻¹ Hᵀ), w = softplus(θ) > 0, w = 1 at the start."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        hyperedges = self.incidence_EM.shape[1]
+        learnable = config.hgnn_learnable_edge_weights
+        self.hyperedge_logits = nn.Parameter(torch.empty(hyperedges)) if learnable else None
+        self.layers = nn.ModuleList(HGNNLayer(config.embed_dim) for _ in range(config.gnn_layers))
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        propagation_EE = self.propagation()
+        for layer in self.layers:
+            x_END = layer(x_END, propagation_EE)
+        return x_END
+
+    def hyperedge_weights(self) -> Tensor:
+        if self.hyperedge_logits is None:
+            return self.incidence_EM.new_ones(self.incidence_EM.shape[1])
+        return functional.softplus(self.hyperedge_logits)
+
+    def propagation(self) -> Tensor:
+        return hgnn_propagation(self.incidence_EM, self.hyperedge_weights())
+
+
+class HypergraphConvLayer(nn.Module):
+    """x ← P x Θ + b: linear, without residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolution_weight = nn.Parameter(torch.empty(width, width))
+        self.convolution_bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x_END: Tensor, propagation_EE: Tensor) -> Tensor:
+        """(E, N, D) → (E, N, D)."""
+        dtype = x_END.dtype
+        mixed_END = propagate(propagation_EE, x_END)
+        return functional.linear(mixed_END, self.convolution_weight.to(dtype), self.convolution_bias.to(dtype))
+
+
+class HypergraphConvCoupler(HypergraphCoupler):
+    """The original's form: `torch_geometric.nn.HypergraphConv`, G times, with raw weights and P = D(w)⁻¹ H B⁻¹ Hᵀ.
+
+    It is linear throughout and keeps no residual, so it folds to one fixed weighted mean of the experts; degrees can
+    be near zero or negative. It exists to load old checkpoints and to be compared with.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        hyperedges = self.incidence_EM.shape[1]
+        learnable = config.hgnn_learnable_edge_weights
+        self.raw_hyperedge_weights = nn.Parameter(torch.empty(hyperedges)) if learnable else None
+        self.layers = nn.ModuleList(HypergraphConvLayer(config.embed_dim) for _ in range(config.gnn_layers))
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        propagation_EE = self.propagation()
+        for layer in self.layers:
+            x_END = layer(x_END, propagation_EE)
+        return x_END
+
+    def hyperedge_weights(self) -> Tensor:
+        if self.raw_hyperedge_weights is None:
+            return self.incidence_EM.new_ones(self.incidence_EM.shape[1])
+        return self.raw_hyperedge_weights
+
+    def propagation(self) -> Tensor:
+        return hypergraph_conv_propagation(self.incidence_EM, self.hyperedge_weights())
+
+
+class AttentionLayer(nn.Module):
+    """x_i ← x_i + W_o Σ_j softmax_j(q_i·k_j / √d) v_j over the E results of one token, j = i included, A heads."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_weight = nn.Parameter(torch.empty(width, width))
+        self.key_weight = nn.Parameter(torch.empty(width, width))
+        self.value_weight = nn.Parameter(torch.empty(width, width))
+        self.output_weight = nn.Parameter(torch.empty(width, width))
+
+    def forward(self, x_NED: Tensor) -> Tensor:
+        """(N, E, D) → (N, E, D)."""
+        tokens, experts, width = x_NED.shape
+        head_width = width // self.heads
+        weight = torch.cat([self.query_weight, self.key_weight, self.value_weight]).to(x_NED.dtype)
+        split = functional.linear(x_NED, weight).view(tokens, experts, 3, self.heads, head_width)
+        query, key, value = split.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
+        # E is small: three plain products beat a fused kernel that is made for long sequences.
+        scores = torch.bmm(query, key.transpose(1, 2)) * (1 / math.sqrt(head_width))
+        mixed = torch.bmm(scores.softmax(dim=-1), value).view(tokens, self.heads, experts, head_width)
+        return x_NED + functional.linear(mixed.transpose(1, 2).flatten(2), self.output_weight.to(x_NED.dtype))
+
+
+class AttentionCoupler(Coupler):
+    """G rounds of softmax attention among the experts of a token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(AttentionLayer(config.embed_dim, config.heads) for _ in range(config.gnn_layers))
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        x_NED = x_END.transpose(0, 1).contiguous()
+        for layer in self.layers:
+            x_NED = layer(x_NED)
+        return x_NED.transpose(0, 1)

@@ -1,0 +1,80 @@
+"""All experts of a layer at once: E pre-norm transformer blocks over stacked weights.
+
+Letters: B rows, T positions, N = B·T tokens, E experts, A heads, D width, d = D/A head width, F = 4D.
+
+    h_e = x + Attention_e(LN1_e(x)),   y_e = h_e + FFN_e(LN2_e(h_e))          e = 1..E, all from the same x
+
+Every expert reads the same x, so x is normalised once, each expert's LN1 gain and shift are folded into its QKV
+weights, and one product D → 3·E·D gives the queries, keys and values of all experts. Experts then count as more heads
+of one attention; what follows is batched products over the expert axis.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gnn_moe.config import ModelConfig
+from gnn_moe.model.attention import causal_attention
+from gnn_moe.model.dropout import dropout
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+class Experts(nn.Module):
+    """E transformer blocks that read the same input: (B, T, D) → (E, N, D)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout_rate = config.heads, config.dropout_rate
+        experts, width = config.num_experts, config.embed_dim
+
+        def stacked(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(experts, *shape))
+
+        self.norm1_gain, self.norm1_bias = stacked(width), stacked(width)
+        self.qkv_weight, self.qkv_bias = stacked(3 * width, width), stacked(3 * width)
+        self.output_weight, self.output_bias = stacked(width, width), stacked(width)
+        self.norm2_gain, self.norm2_bias = stacked(width), stacked(width)
+        self.up_weight, self.up_bias = stacked(4 * width, width), stacked(4 * width)
+        self.down_weight, self.down_bias = stacked(width, 4 * width), stacked(width)
+
+    def forward(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
+        """The experts' results for every token, (E, N, D) in `compute_dtype`; N runs over rows, then positions."""
+        x_ND = x_BTD.flatten(0, 1).to(compute_dtype)
+        hidden_END = x_ND + self._drop(self._attention(x_BTD, compute_dtype))
+        return hidden_END + self._drop(self._feed_forward(hidden_END))
+
+    def _attention(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
+        rows, positions, width = x_BTD.shape
+        experts = len(self.qkv_weight)
+        weight, bias = fold_norm(self.qkv_weight, self.qkv_bias, self.norm1_gain, self.norm1_bias)
+        normed_BTD = functional.layer_norm(x_BTD, (width,), eps=LAYER_NORM_EPSILON).to(compute_dtype)
+        qkv = functional.linear(normed_BTD, weight.flatten(0, 1).to(compute_dtype), bias.flatten().to(compute_dtype))
+        split = qkv.view(rows, positions, experts, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(3, 0, 2, 4, 1, 5).contiguous().flatten(1, 3)
+        mixed_STd = causal_attention(query, key, value, self.dropout_rate, training=self.training)
+        per_expert = mixed_STd.view(rows, experts, self.heads, positions, -1).permute(1, 0, 3, 2, 4)
+        return stacked_linear(
+            per_expert.reshape(experts, rows * positions, width), self.output_weight, self.output_bias
+        )
+
+    def _feed_forward(self, hidden_END: Tensor) -> Tensor:
+        weight, bias = fold_norm(self.up_weight, self.up_bias, self.norm2_gain, self.norm2_bias)
+        normed_END = functional.layer_norm(hidden_END, hidden_END.shape[-1:], eps=LAYER_NORM_EPSILON)
+        active_ENF = functional.gelu(stacked_linear(normed_END.to(hidden_END.dtype), weight, bias))
+        return stacked_linear(self._drop(active_ENF), self.down_weight, self.down_bias)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout_rate, training=self.training)
+
+
+def fold_norm(weight_EOD: Tensor, bias_EO: Tensor, gain_ED: Tensor, shift_ED: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and biases (E, O, D), (E, O) that do to a plainly normalised x what W (g·x + s) + b would do."""
+    return weight_EOD * gain_ED[:, None], torch.baddbmm(bias_EO[..., None], weight_EOD, shift_ED[..., None])[..., 0]
+
+
+def stacked_linear(x_END: Tensor, weight_EOD: Tensor, bias_EO: Tensor) -> Tensor:
+    """E linear maps at once, (E, N, D) → (E, N, O), computed in the type of x."""
+    return torch.baddbmm(bias_EO[:, None].to(x_END.dtype), x_END, weight_EOD.transpose(1, 2).to(x_END.dtype))

@@ -1,0 +1,168 @@
+"""The causal language model: embeddings, layers of coupled experts, head.
+
+Letters: B rows, T positions, N = B·T tokens, E experts, D width, V vocabulary.
+
+    x     = token_embedding[ids] + position_embedding[0..T)                     dropout
+    layer:  x = x + Readout(Couple(y_1..y_E)),   y_e = expert e of x
+    Readout(z) = LayerNorm(GELU(W_c · mean_e z_e + b_c))
+    logits = LayerNorm(x) · W_headᵀ + b_head                                    untied, with bias
+
+The stream x is kept in the parameters' type; under autocast everything that has an expert axis is computed in the
+autocast type. Weights are cast explicitly, so that the same products run in the same types on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gnn_moe.config import ModelConfig
+from gnn_moe.data.batches import IGNORED
+from gnn_moe.errors import BadInput
+from gnn_moe.model.couplers import build_coupler
+from gnn_moe.model.dropout import dropout
+from gnn_moe.model.experts import LAYER_NORM_EPSILON, Experts
+from gnn_moe.model.initial_values import set_initial_values
+from gnn_moe.model.loss import head_loss
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What a forward pass returns."""
+
+    logits: Tensor | None = None
+    """(B, T, V), or None where only a loss was asked for."""
+    loss: Tensor | None = None
+    """() nats a predicted token, or None without labels or targets."""
+
+
+class Readout(nn.Module):
+    """LayerNorm(GELU(W_c · mean_e z_e + b_c)): (E, N, D) → (N, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.combine_weight = nn.Parameter(torch.empty(width, width))
+        self.combine_bias = nn.Parameter(torch.empty(width))
+        self.norm_gain = nn.Parameter(torch.empty(width))
+        self.norm_bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, coupled_END: Tensor) -> Tensor:
+        """The layer's update of the stream, in the parameters' type."""
+        dtype = coupled_END.dtype
+        mean_ND = coupled_END.mean(dim=0)
+        combined_ND = functional.linear(mean_ND, self.combine_weight.to(dtype), self.combine_bias.to(dtype))
+        active_ND = functional.gelu(combined_ND).to(self.norm_gain.dtype)
+        return functional.layer_norm(
+            active_ND, active_ND.shape[-1:], self.norm_gain, self.norm_bias, LAYER_NORM_EPSILON
+        )
+
+
+class CoupledLayer(nn.Module):
+    """Experts, their coupler and the readout: (B, T, D) → (B, T, D)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.experts = Experts(config)
+        self.coupler = build_coupler(config)
+        self.readout = Readout(config.embed_dim)
+
+    def forward(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
+        coupled_END = self.coupler(self.experts(x_BTD, compute_dtype))
+        update: Tensor = self.readout(coupled_END)
+        return x_BTD + update.view_as(x_BTD)
+
+
+class LanguageModel(nn.Module):
+    """A causal language model with coupled experts; build one with `build_model`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.embed_dim
+        self.token_embedding = nn.Parameter(torch.empty(config.vocab_size, width))
+        self.position_embedding = nn.Parameter(torch.empty(config.max_seq_length, width))
+        self.layers = nn.ModuleList(CoupledLayer(config) for _ in range(config.num_layers))
+        self.norm_gain = nn.Parameter(torch.empty(width))
+        self.norm_bias = nn.Parameter(torch.empty(width))
+        self.head_weight = nn.Parameter(torch.empty(config.vocab_size, width))
+        self.head_bias = nn.Parameter(torch.empty(config.vocab_size))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        *,
+        targets: Tensor | None = None,
+        loss_denominator: Tensor | None = None,
+        return_logits: bool = False,
+    ) -> ModelOutput:
+        """Logits, or the next-token cross-entropy.
+
+        Args:
+            input_ids: (B, T) int64, T at most `max_seq_length`. Right-padding needs no mask: no position sees it.
+            labels: (B, T), usually `input_ids` itself; shifted inside, so that position t predicts labels[t + 1].
+                −100 is ignored.
+            targets: (B, T), already aligned: position t predicts targets[t]. Instead of `labels`.
+            loss_denominator: () what the summed loss is divided by (default: the predicted tokens of this call). A
+                micro-batch passes the predicted tokens of its whole batch.
+            return_logits: with labels or targets, return the logits too.
+
+        Raises:
+            BadInput: a sequence is longer than the model's positions, or labels and targets are both given.
+        """
+        if labels is not None and targets is not None:
+            raise BadInput("labels and targets are two ways to give one thing: pass one of them")
+        if labels is not None:
+            targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        device_type = input_ids.device.type
+        parameter_dtype = self.norm_gain.dtype
+        autocast = torch.is_autocast_enabled(device_type)
+        compute_dtype = torch.get_autocast_dtype(device_type) if autocast else parameter_dtype
+        with torch.autocast(device_type, enabled=False):
+            hidden_BTD = self.hidden_states(input_ids, compute_dtype)
+            loss = None if targets is None else self._loss(hidden_BTD, targets, loss_denominator)
+            logits = self.logits(hidden_BTD) if targets is None or return_logits else None
+        return ModelOutput(logits=logits, loss=loss)
+
+    def hidden_states(self, input_ids: Tensor, compute_dtype: torch.dtype) -> Tensor:
+        """The normalised final states that the head reads, (B, T, D) in `compute_dtype`."""
+        positions = input_ids.shape[1]
+        if positions > len(self.position_embedding):
+            raise BadInput(
+                f"a sequence of {positions} tokens is longer than max_seq_length {len(self.position_embedding)}: cut it"
+            )
+        x_BTD = functional.embedding(input_ids, self.token_embedding) + self.position_embedding[:positions]
+        x_BTD = dropout(x_BTD, self.config.dropout_rate, training=self.training)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, compute_dtype)
+        normed_BTD = functional.layer_norm(x_BTD, x_BTD.shape[-1:], self.norm_gain, self.norm_bias, LAYER_NORM_EPSILON)
+        return normed_BTD.to(compute_dtype)
+
+    def coupling(self) -> dict[str, Tensor]:
+        """What every coupler has learned: `layer_L/NAME` → float32 on the CPU; {} where there is nothing to learn."""
+        return {
+            f"layer_{number}/{name}": values
+            for number, layer in enumerate(self.layers)
+            if isinstance(layer, CoupledLayer)
+            for name, values in layer.coupler.coupling().items()
+        }
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """The head on final hidden states, (..., D) → (..., V), in their type."""
+        dtype = hidden_BTD.dtype
+        return functional.linear(hidden_BTD, self.head_weight.to(dtype), self.head_bias.to(dtype))
+
+    def _loss(self, hidden_BTD: Tensor, targets_BT: Tensor, denominator: Tensor | None) -> Tensor:
+        if denominator is None:
+            denominator = (targets_BT != IGNORED).sum()
+        return head_loss(hidden_BTD.flatten(0, 1), self.head_weight, self.head_bias, targets_BT.flatten(), denominator)
+
+
+def build_model(config: ModelConfig, *, seed: int = 42) -> LanguageModel:
+    """A model with its initial values set from `seed`, in float32 on the CPU, in training mode."""
+    model = LanguageModel(config)
+    set_initial_values(model, seed)
+    return model

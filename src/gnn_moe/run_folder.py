@@ -1,0 +1,151 @@
+"""The folder of one run: its files, who may write to it, and what resuming it allows.
+
+<output_dir>/<run_name>/  config.json  environment.json  metrics.jsonl  coupling.npz  summary.json
+                          figures/  checkpoints/last  checkpoints/best
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gnn_moe.config import RunConfig, changed_fields, run_config_from_dict, to_dict
+from gnn_moe.errors import BadInput
+from gnn_moe.training.checkpoints import LAST
+from gnn_moe.training.record import COUPLING_FILE, METRICS_FILE, SUMMARY_FILE, write_json
+
+COMPLETED, INTERRUPTED, FAILED = "completed", "interrupted", "failed"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run's files, and the few questions that its files answer."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS_FILE
+
+    @property
+    def coupling(self) -> Path:
+        return self.path / COUPLING_FILE
+
+    @property
+    def summary(self) -> Path:
+        return self.path / SUMMARY_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def last_checkpoint(self) -> Path | None:
+        """The folder of the last checkpoint, or None before the first."""
+        link = self.checkpoints / LAST
+        return link.resolve() if link.exists() else None
+
+    def is_begun(self) -> bool:
+        """Whether a run has written here."""
+        return self.config.exists()
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """summary.json, or None where the run has not ended."""
+        return read_json(self.summary) if self.summary.exists() else None
+
+    def read_config(self) -> RunConfig:
+        """The config that the run was started with.
+
+        Raises:
+            BadInput: config.json is damaged.
+        """
+        return run_config_from_dict(read_json(self.config))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder if needed and keeps other processes from writing to it.
+
+        Raises:
+            BadInput: another process is writing to it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(f"{self.path}: another process is training this run; wait for it to end") from None
+            yield
+
+    def clear(self) -> None:
+        """Deletes everything but the lock."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+
+
+def check_free(folder: RunFolder, config: RunConfig) -> None:
+    """Checks that a run may begin, or go on, in a folder.
+
+    Raises:
+        BadInput: there is something in it and neither `resume` nor `overwrite` was asked for, or `overwrite` would
+            delete what is no run.
+    """
+    if not folder.path.exists():
+        return
+    if not folder.path.is_dir():
+        raise BadInput(f"--run_name: {folder.path} is a file; use another name")
+    others = [path for path in folder.path.iterdir() if path.name != ".lock"]
+    if others and not folder.is_begun() and (config.output.overwrite or config.output.resume):
+        raise BadInput(f"--run_name: {folder.path} holds files but no run; use another name")
+    if others and not (config.output.resume or config.output.overwrite):
+        raise BadInput(f"--run_name: {folder.path} exists; say --resume to go on with it or --overwrite to replace it")
+
+
+def check_unchanged(stored: RunConfig, wanted: RunConfig) -> None:
+    """Checks that a resumed run computes what it was started to compute; `output` may change.
+
+    Raises:
+        BadInput: names every setting that differs.
+    """
+    groups = ((stored.model, wanted.model), (stored.data, wanted.data), (stored.training, wanted.training))
+    changes = [change for old, new in groups for change in changed_fields(old, new)]
+    if changes:
+        listed = ", ".join(f"--{name} was {before} and is {after}" for name, before, after in changes)
+        raise BadInput(f"--resume: {listed}; leave it as it was, or give the changed run another --run_name")
+
+
+def write_config(folder: RunFolder, config: RunConfig) -> None:
+    """Writes config.json."""
+    write_json(folder.config, to_dict(config))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        BadInput: it cannot be read or is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: is damaged ({error}); replace the run with --overwrite") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: is damaged (not a JSON object); replace the run with --overwrite")
+    return values

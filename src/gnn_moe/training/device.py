@@ -1,0 +1,135 @@
+"""The machine that computes: device, precision, and the memory settings of the process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from gnn_moe.errors import BadInput
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` is a GPU if there is one, else the CPU.
+
+    Raises:
+        BadInput: the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"--device {name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps") from None
+    if not _is_there(device):
+        raise BadInput(f"--device {name} is not on this machine: use --device cpu, or auto for what there is")
+    return device
+
+
+def _is_there(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 matrix products of its own, rather than an emulation that is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`bf16` or `fp32` for a `--precision` on a device.
+
+    Raises:
+        BadInput: bf16 was asked for and the device has none.
+    """
+    if precision == "auto":
+        return "bf16" if computes_bf16(device) else "fp32"
+    if precision == "bf16" and not computes_bf16(device):
+        raise BadInput(f"--precision bf16: the {device.type} of this machine has no bf16 products; use fp32 or auto")
+    return precision
+
+
+@contextmanager
+def accelerator_for(device_name: str, precision_name: str) -> Iterator[Accelerator]:
+    """An `Accelerator` for `--device` and `--precision`; its process-wide state ends with the context.
+
+    Raises:
+        BadInput: the device or precision cannot be had, or the process is one of several.
+    """
+    device = resolve_device(device_name)
+    precision = resolve_precision(precision_name, device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+        if accelerator.num_processes > 1:
+            raise BadInput(
+                f"this was launched as {accelerator.num_processes} processes, but a run is one process: "
+                "start gnn-moe train directly"
+            )
+        yield accelerator
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if device.index is not None:
+            os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep freed memory in the process instead of handing it back to the kernel after every tensor.
+
+    A step frees and takes hundreds of large blocks; without this each comes back as page faults. It holds for the
+    whole process, so only the command line calls it. No effect on other C libraries.
+    """
+    if sys.platform != "linux":
+        return
+    mmap_max, trim_threshold = -4, -1
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library: nothing to set
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts the count of `peak_memory_bytes` where the device keeps one."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Bytes: the most allocated on a GPU since the count was started, or the process's largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's name for the record: the GPU's, or the processor's where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    processors = Path("/proc/cpuinfo")
+    if device.type == "cpu" and processors.exists():
+        for line in processors.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or str(device)

@@ -1,0 +1,50 @@
+"""Where a number stopped being finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnn_moe.data.batches import Batch
+
+
+def find_non_finite(model: nn.Module, batch: Batch, device: torch.device) -> str:
+    """Names the first part of the model, in the order of computation, that holds or gives a number that is not finite.
+
+    Parameters are looked at first, then each module's output on the batch, then the gradients, from the loss backwards.
+
+    Args:
+        model: the model, at the parameters at which the loss or gradient was not finite; its gradients are replaced.
+        batch: the batch that gave it.
+        device: where the model is.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.detach().isfinite().all():
+            return f"parameter {name}"
+    outputs: list[str] = []
+    hooks = [module.register_forward_hook(_recorder(name, outputs)) for name, module in model.named_modules() if name]
+    try:
+        model.zero_grad()
+        output = model(batch.input_ids.to(device), targets=batch.targets.to(device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if outputs:
+        return outputs[0]
+    if not output.loss.isfinite():
+        return "the head"
+    output.loss.backward()
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"gradient of {name}"
+    return "not found again: it came and went with the dropout of that step"
+
+
+def _recorder(name: str, outputs: list[str]) -> Any:
+    def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            outputs.append(f"output of {name}")
+
+    return record

@@ -1,0 +1,79 @@
+"""The loss of a model on held-out samples, in units that can be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gnn_moe.data.batches import collate, evaluation_batches
+from gnn_moe.data.samples import Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one pass over an evaluation set found; every predicted token weighs the same."""
+
+    eval_loss: float
+    """Nats a predicted token."""
+    perplexity: float
+    """exp(eval_loss)."""
+    bits_per_byte: float
+    """Total nats / ln 2 / bytes of the predicted tokens; compares across tokenizers."""
+    word_perplexity: float | None
+    """exp(total nats / words), where whole documents were read (`packed`, the whole split); else None."""
+    tokens: int
+    """Predicted tokens."""
+
+
+def evaluate(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    batch_size: int,
+    device: torch.device,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Evaluates on all samples, without dropout; leaves the model in the mode it was in.
+
+    Args:
+        model: a `LanguageModel`, or the same prepared by Accelerate.
+        samples: the rows to predict.
+        batch_size: rows computed at once.
+        device: where the model is.
+        on_batch: called before each batch; may raise to stop.
+    """
+    was_training = model.training
+    model.eval()
+    one = torch.ones((), device=device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    try:
+        with torch.inference_mode():
+            for rows in evaluation_batches(samples.lengths, batch_size):
+                on_batch()
+                batch = collate(samples, rows)
+                output = model(batch.input_ids.to(device), targets=batch.targets.to(device), loss_denominator=one)
+                total += output.loss
+    finally:
+        model.train(was_training)
+    return summarise(float(total), samples)
+
+
+def summarise(total_nats: float, samples: Samples) -> Evaluation:
+    """The evaluation that a summed loss over all of the samples' predicted tokens amounts to."""
+    tokens = samples.predicted_tokens
+    loss = total_nats / tokens
+    return Evaluation(
+        eval_loss=loss,
+        perplexity=_exp(loss),
+        bits_per_byte=total_nats / math.log(2) / int(samples.predicted_bytes.sum()),
+        word_perplexity=None if samples.words is None else _exp(total_nats / samples.words),
+        tokens=tokens,
+    )
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

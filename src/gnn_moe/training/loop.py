@@ -1,0 +1,316 @@
+"""The training loop: steps, evaluations and checkpoints, continued from wherever a run stopped.
+
+What happens at a step depends on the step's number, the config and the data only, so a run that was interrupted and
+resumed computes what an uninterrupted one computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from gnn_moe.config import ALL, RunConfig, TrainingConfig, to_dict
+from gnn_moe.data.batches import RowNumbers, collate, epoch_batches
+from gnn_moe.data.corpus import Corpus
+from gnn_moe.data.samples import Samples
+from gnn_moe.errors import Interrupted, NonFiniteError
+from gnn_moe.model.language_model import LanguageModel
+from gnn_moe.training import checkpoints
+from gnn_moe.training.device import peak_memory_bytes
+from gnn_moe.training.diagnosis import find_non_finite
+from gnn_moe.training.evaluation import Evaluation, evaluate
+from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
+from gnn_moe.training.progress import PlainReporter
+from gnn_moe.training.record import CouplingHistory, Metrics, Row
+from gnn_moe.training.stopping import StopRequest
+
+_STEPS_BETWEEN_READS = 10
+"""Steps that a device other than the CPU may run ahead before the host reads its losses."""
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run is: all that a checkpoint must know besides tensors."""
+
+    step: int = 0
+    """Steps done."""
+    tokens: int = 0
+    """Tokens predicted in training."""
+    evaluated_step: int = 0
+    """The step of the last finished evaluation; 0 before the first."""
+    best_step: int | None = None
+    best_evaluation: Evaluation | None = None
+    last_evaluation: Evaluation | None = None
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Progress:
+        """The inverse of `dataclasses.asdict`."""
+        evaluations = {
+            name: None if values[name] is None else Evaluation(**values[name])
+            for name in ("best_evaluation", "last_evaluation")
+        }
+        return cls(**{**values, **evaluations})
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Predicted training tokens a second of training."""
+        return self.tokens / self.train_seconds if self.train_seconds else 0.0
+
+
+def steps_per_epoch(samples: Samples, config: TrainingConfig) -> int:
+    """Batches of an epoch: all of them, the last short one included, or at most `max_batches_per_epoch`."""
+    batches = math.ceil(len(samples) / config.batch_size)
+    limit = config.max_batches_per_epoch
+    return batches if limit == ALL else min(batches, limit)
+
+
+def micro_batches(rows: RowNumbers, size: int | None) -> list[RowNumbers]:
+    """A batch's rows in pieces of at most `size`."""
+    step = size or len(rows)
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """One run's training, from `progress.step` to the last step."""
+
+    config: RunConfig
+    corpus: Corpus
+    model: LanguageModel
+    accelerator: Accelerator
+    run_folder: Path
+    metrics: Metrics
+    coupling: CouplingHistory
+    stop: StopRequest
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        training = self.config.training
+        self.train_samples, self.valid_samples = self.corpus.split("train"), self.corpus.split("valid")
+        self.steps_per_epoch = steps_per_epoch(self.train_samples, training)
+        self.total_steps = training.epochs * self.steps_per_epoch
+        self.device = self.accelerator.device
+        self.model.to(self.device)
+        self.optimiser = build_optimiser(self.model, training)
+        self.prepared, self.prepared_optimiser = self.accelerator.prepare(self.model, self.optimiser)
+        if training.compile:
+            for layer in self.model.layers:
+                layer.compile(dynamic=True)
+        # 1 from the first step on whose loss or gradient is not finite: from then on the optimiser stands still.
+        self.diverged = torch.zeros((), device=self.device)
+        self.optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
+        self.epoch_order: tuple[int, list[RowNumbers]] = (-1, [])
+        self.unread: list[tuple[Row, Tensor, Tensor]] = []
+        self.tokens_read = 0
+        self.losses: list[float] = []
+
+    def resume_from(self, folder: Path) -> None:
+        """Restores model, optimiser, generators and progress from a checkpoint.
+
+        Raises:
+            BadInput: the checkpoint is damaged.
+        """
+        checkpoints.verify(folder)
+        checkpoints.load_parameters(self.model, folder)
+        self.progress = Progress.from_dict(checkpoints.load_training_state(folder, self.model, self.optimiser))
+        self.tokens_read = self.progress.tokens
+
+    def run(self, reporter: PlainReporter) -> None:
+        """Trains to the end, evaluating and saving on the way.
+
+        Raises:
+            NonFiniteError: a loss or gradient was not finite; the checkpoint `last` is from before.
+            Interrupted: a signal asked for it; the checkpoint `last` is of this moment.
+        """
+        self.reporter = reporter
+        self.clock = time.perf_counter()
+        try:
+            if self.progress.step == 0:
+                self.coupling.add(0, self._coupling())
+            self._advance()
+        except Interrupted:
+            self.save()
+            raise
+        finally:
+            reporter.close()
+
+    def _advance(self) -> None:
+        while True:
+            if self._evaluation_is_due():
+                self._evaluate()
+            if self.progress.step == self.total_steps:
+                return
+            self.stop.check()
+            self._step()
+            if self._save_is_due():
+                self.save()
+
+    def save(self, *, best: bool = False) -> None:
+        """Writes the checkpoint `last`, and `best` too if asked."""
+        self._read_losses()
+        self.progress.peak_memory_bytes = max(self.progress.peak_memory_bytes, peak_memory_bytes(self.device))
+
+        def write(folder: Path) -> None:
+            config = to_dict(self.config)
+            checkpoints.write_model_folder(folder, self.model, config, self.corpus.tokenizer)
+            state = dataclasses.asdict(self.progress)
+            checkpoints.write_training_state(folder, self.model, self.optimiser, state)
+
+        links = [checkpoints.LAST, checkpoints.BEST] if best else [checkpoints.LAST]
+        checkpoints.save_checkpoint(self.run_folder / "checkpoints", self.progress.step, links, write)
+        self.clock = time.perf_counter()
+
+    def _save_is_due(self) -> bool:
+        every, step = self.config.output.save_every, self.progress.step
+        return every is not None and step % every == 0 and not self._evaluation_is_due()
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        at_its_time = step % self.config.training.eval_every == 0 or step == self.total_steps
+        return step > 0 and at_its_time and self.progress.evaluated_step != step
+
+    def _step(self) -> None:
+        training, progress = self.config.training, self.progress
+        rows = self._rows(progress.step)
+        predicted = int(self.train_samples.lengths[rows].sum()) - len(rows)
+        rate = learning_rate(progress.step, self.total_steps, training)
+        set_learning_rate(self.optimiser, rate)
+        loss = self._backward(rows, predicted)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
+        self.diverged.copy_(torch.maximum(self.diverged, (~(loss + norm).isfinite()).to(self.diverged)))
+        self.prepared_optimiser.step()
+        self.prepared_optimiser.zero_grad()
+        progress.step += 1
+        progress.tokens += predicted
+        row: Row = {
+            "kind": "train",
+            "step": progress.step,
+            "epoch": self._epoch(progress.step),
+            "tokens": progress.tokens,
+            "learning_rate": rate,
+        }
+        self.unread.append((row, loss, norm))
+        if self.device.type == "cpu" or len(self.unread) >= _STEPS_BETWEEN_READS:
+            self._read_losses()
+
+    def _backward(self, rows: RowNumbers, predicted: int) -> Tensor:
+        """The batch's loss, () on the device; its gradient is accumulated over micro-batches."""
+        pieces = micro_batches(rows, self.config.training.micro_batch_size)
+        denominator = torch.tensor(float(predicted), device=self.device)
+        total = torch.zeros((), device=self.device)
+        for piece in pieces:
+            batch = collate(self.train_samples, piece)
+            input_ids, targets = batch.input_ids.to(self.device), batch.targets.to(self.device)
+            # A sum over the piece divided by the tokens of the whole batch: pieces add up to the batch's mean.
+            output = self.prepared(input_ids, targets=targets, loss_denominator=denominator)
+            self.accelerator.backward(output.loss)
+            total += output.loss.detach()
+        return total
+
+    def _rows(self, step: int) -> RowNumbers:
+        epoch, number = divmod(step, self.steps_per_epoch)
+        if self.epoch_order[0] != epoch:
+            training = self.config.training
+            batches = epoch_batches(
+                self.train_samples.lengths,
+                batch_size=training.batch_size,
+                seed=training.seed,
+                epoch=epoch,
+                group_by_length=training.group_by_length,
+            )
+            self.epoch_order = (epoch, batches)
+        return self.epoch_order[1][number]
+
+    def _epoch(self, step: int) -> int:
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def _read_losses(self) -> None:
+        """Brings the losses of the last steps to the host and writes their rows; the clock starts anew."""
+        read = [(row, float(loss), float(norm)) for row, loss, norm in self.unread]
+        self.unread.clear()
+        if read:
+            seconds = time.perf_counter() - self.clock
+            self.progress.train_seconds += seconds
+            tokens = read[-1][0]["tokens"] - self.tokens_read
+            self.tokens_read = read[-1][0]["tokens"]
+            for row, loss, norm in read:
+                if not math.isfinite(loss + norm):
+                    self._fail(row["step"], loss, norm)
+                row |= {"loss": loss, "gradient_norm": norm, "tokens_per_second": tokens / seconds}
+            rows = [row for row, _, _ in read]
+            self.metrics.add(rows)
+            self.losses.extend(row["loss"] for row in rows)
+            self.reporter.training(rows[-1])
+        self.clock = time.perf_counter()
+
+    def _fail(self, step: int, loss: float, norm: float) -> NoReturn:
+        batch = collate(self.train_samples, self._rows(step - 1))
+        where = find_non_finite(self.model, batch, self.device)
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+        raise NonFiniteError(
+            f"step {step}: {what}; first seen in {where}. The optimiser has not moved; try a lower --learning_rate "
+            "or --precision fp32"
+        )
+
+    def _evaluate(self) -> None:
+        self._read_losses()
+        progress = self.progress
+        batches = math.ceil(len(self.valid_samples) / self.config.training.batch_size)
+        done = itertools.count(1)
+
+        def on_batch() -> None:
+            self.stop.check()
+            self.reporter.evaluating(next(done), batches)
+
+        found = evaluate(
+            self.prepared,
+            self.valid_samples,
+            batch_size=self.config.training.batch_size,
+            device=self.device,
+            on_batch=on_batch,
+        )
+        seconds = time.perf_counter() - self.clock
+        progress.eval_seconds += seconds
+        progress.evaluated_step, progress.last_evaluation = progress.step, found
+        best = progress.best_evaluation is None or found.eval_loss < progress.best_evaluation.eval_loss
+        if best:
+            progress.best_step, progress.best_evaluation = progress.step, found
+        self._record_evaluation(found, seconds)
+        self.coupling.add(progress.step, self._coupling())
+        self.save(best=best)
+
+    def _record_evaluation(self, found: Evaluation, seconds: float) -> None:
+        progress = self.progress
+        row: Row = {
+            "kind": "eval",
+            "step": progress.step,
+            "epoch": self._epoch(progress.step),
+            "tokens": progress.tokens,
+            "loss": found.eval_loss,
+            "perplexity": found.perplexity,
+            "bits_per_byte": found.bits_per_byte,
+            "word_perplexity": found.word_perplexity,
+            "seconds": seconds,
+            "minutes": (progress.train_seconds + progress.eval_seconds) / 60,
+            "tokens_per_second": progress.tokens_per_second,
+        }
+        self.metrics.add([row])
+        self.reporter.evaluation(row, float(np.mean(self.losses)) if self.losses else None)
+        self.losses.clear()
+
+    def _coupling(self) -> dict[str, npt.NDArray[np.float32]]:
+        return {name: values.numpy() for name, values in self.model.coupling().items()}

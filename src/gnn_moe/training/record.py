@@ -1,0 +1,87 @@
+"""The record of a run on disk: metrics.jsonl, coupling.npz and summary.json, each whole at any moment.
+
+metrics.jsonl   a row a training step ("kind": "train") and a row an evaluation ("kind": "eval")
+coupling.npz    `steps` (S,), every coupler's tensors at those steps as `layer_L/NAME` (S, ...), and for hypergraphs
+                `incidence` (E, M)
+summary.json    one flat object
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+METRICS_FILE, COUPLING_FILE, SUMMARY_FILE = "metrics.jsonl", "coupling.npz", "summary.json"
+
+Row = dict[str, Any]
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes one JSON object under a temporary name and renames it."""
+    temporary = path.with_name(f"{path.name}.writing")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+class Metrics:
+    """Appends rows to metrics.jsonl; each row is on disk when `add` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cut(self, *, last_step: int, last_evaluated: int) -> None:
+        """Drops training rows after `last_step` and evaluation rows after `last_evaluated`."""
+        limits = {"train": last_step, "eval": last_evaluated}
+        rows = [row for row in read_metrics(self.path) if row["step"] <= limits[row["kind"]]]
+        temporary = self.path.with_name(f"{self.path.name}.writing")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(self.path)
+
+    def add(self, rows: list[Row]) -> None:
+        """Appends rows."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class CouplingHistory:
+    """What the couplers had learned at step 0 and at each evaluation."""
+
+    def __init__(self, path: Path, incidence_EM: npt.NDArray[np.float32] | None) -> None:
+        self.path = path
+        self._incidence_EM = incidence_EM
+        self._steps: list[int] = []
+        self._values: dict[str, list[npt.NDArray[np.float32]]] = {}
+
+    def cut(self, last_evaluated: int) -> None:
+        """Reads the file back, without what was recorded after the evaluation of step `last_evaluated`."""
+        with np.load(self.path) as stored:
+            kept = np.flatnonzero(stored["steps"] <= last_evaluated)
+            self._steps = [int(step) for step in stored["steps"][kept]]
+            names = [name for name in stored.files if name not in ("steps", "incidence")]
+            self._values = {name: list(stored[name][kept]) for name in names}
+
+    def add(self, step: int, coupling: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Adds a step and rewrites the file."""
+        self._steps.append(step)
+        for name, values in coupling.items():
+            self._values.setdefault(name, []).append(values)
+        arrays: dict[str, Any] = {name: np.stack(values) for name, values in self._values.items()}
+        if self._incidence_EM is not None:
+            arrays["incidence"] = self._incidence_EM
+        temporary = self.path.with_name(f"{self.path.name}.writing")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, steps=np.array(self._steps), **arrays)
+        temporary.replace(self.path)

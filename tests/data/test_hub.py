@@ -1,0 +1,152 @@
+"""The hub: against one served from this machine, by the libraries' own code, and against none at all.
+
+The libraries read their endpoint when imported, so each case runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gnn_moe.data.tokenization import gpt2_tokenizer
+from tests.data.fake_hub import fake_hub
+
+CLOSED = "http://127.0.0.1:9"
+PROGRAM = """
+import json, sys
+from gnn_moe.config import DataConfig
+from gnn_moe.data.sources import load_texts
+from gnn_moe.data.tokenization import load_tokenizer, nominal_vocab_size
+from gnn_moe.errors import BadInput
+asked = json.loads(sys.argv[1])
+try:
+    if "tokenizer" in asked:
+        spec = asked["tokenizer"]
+        answer = {"vocab_size": nominal_vocab_size(spec), "ids": load_tokenizer(spec, ()).encode("Hello world").ids}
+    else:
+        texts = load_texts(DataConfig(**asked))
+        answer = {name: getattr(texts, name) for name in ("name", "description", "train", "valid", "test", "notices")}
+except BadInput as error:
+    answer = {"error": str(error)}
+print(json.dumps(answer))
+"""
+CARD = """---
+configs:
+- config_name: wikitext-2-v1
+  data_files: [{split: train, path: two/train.jsonl}, {split: validation, path: two/validation.jsonl}]
+- config_name: wikitext-103-v1
+  data_files: [{split: train, path: big/train.jsonl}]
+---
+"""
+
+
+def write_jsonl(path: Path, count: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": f"{path.stem} {i} é", "id": i}) + "\n" for i in range(count)))
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root = tmp_path_factory.mktemp("hub")
+    wiki, tiny, model = root / "wiki", root / "tiny", root / "model"
+    write_jsonl(wiki / "two" / "train.jsonl", 4)
+    write_jsonl(wiki / "two" / "validation.jsonl", 2)
+    write_jsonl(wiki / "big" / "train.jsonl", 5)
+    (wiki / "README.md").write_text(CARD)
+    write_jsonl(tiny / "train.jsonl", 40)
+    write_jsonl(tiny / "test.jsonl", 3)
+    model.mkdir()
+    gpt2_tokenizer().save(str(model / "tokenizer.json"))
+    repositories = {"datasets/Salesforce/wikitext": wiki, "datasets/owner/tiny": tiny, "models/owner/tok": model}
+    with fake_hub(repositories) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def ask(endpoint: str, home: Path, *, offline: bool = False, **asked: Any) -> dict[str, Any]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+    }
+    # Retrying an unreachable hub takes the libraries 24 seconds; asking once takes one, most of it imports.
+    command = [sys.executable, "-c", PROGRAM, json.dumps(asked)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=20, cwd=home)
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    if "error" in answer:
+        assert "\n" not in answer["error"]
+    return answer
+
+
+def test_wikitext_is_an_alias_with_its_own_default_configuration(hub: str, home: Path) -> None:
+    answer = ask(hub, home, dataset_name="wikitext")
+    assert answer["name"] == "Salesforce/wikitext (wikitext-2-v1)"
+    assert answer["train"] == [f"train {i} é\n" for i in range(4)]
+    assert answer["valid"] == ["validation 0 é\n", "validation 1 é\n"]
+    assert answer["test"] is None
+    assert answer == ask(hub, home, dataset_name="wikitext", dataset_config_name="wikitext-2-v1")
+    # What was downloaded is there without a network, when asked for.
+    assert answer == ask(CLOSED, home, offline=True, dataset_name="wikitext")
+
+
+def test_without_a_validation_split_every_20th_record_is_set_aside(hub: str, home: Path) -> None:
+    answer = ask(hub, home, dataset_name="owner/tiny")
+    assert answer["valid"] == ["train 19 é\n", "train 39 é\n"]
+    assert len(answer["train"]) == 38
+    assert len(answer["test"]) == 3
+    assert "every 20th record" in answer["description"]
+    assert "every 20th record" in answer["notices"][0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"dataset_name": "owner/none"}, "--dataset_name owner/none is no path here, and"),
+        ({"dataset_name": "no such name"}, "--dataset_name no such name is neither a path here nor a name on the hub"),
+        (
+            {"dataset_name": "wikitext", "dataset_config_name": "wikitext-9"},
+            "(BuilderConfig 'wikitext-9' not found. Available: ['wikitext-2-v1', 'wikitext-103-v1'])",
+        ),
+        (
+            {"dataset_name": "owner/tiny", "text_column": "body"},
+            "--text_column 'body' is not in owner/tiny, split train: its columns are text, id",
+        ),
+        ({"dataset_name": "owner/tiny", "text_column": "id"}, "holds int, not text"),
+        ({"tokenizer": "owner/none"}, "--tokenizer owner/none is no path here, and"),
+        ({"tokenizer": "no such name"}, "--tokenizer no such name is neither a path here nor a name on the hub"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_said_in_one_line(
+    hub: str, home: Path, asked: dict[str, Any], message: str
+) -> None:
+    assert message in ask(hub, home, **asked)["error"]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_an_unreachable_hub_is_an_error_at_once(tmp_path: Path, offline: bool) -> None:
+    error = ask(CLOSED, tmp_path, offline=offline, dataset_name="wikitext")["error"]
+    assert error.startswith("--dataset_name")
+    assert "wikitext" in error
+    assert "network" in error
+    assert "give a local file or folder" in error
+
+
+def test_a_tokenizer_comes_from_the_hub_or_not_at_all(hub: str, home: Path, tmp_path: Path) -> None:
+    assert ask(hub, home, tokenizer="owner/tok") == {"vocab_size": 50257, "ids": [15496, 995]}
+    error = ask(CLOSED, tmp_path, tokenizer="owner/tok")["error"]
+    assert error.startswith(f"--tokenizer owner/tok cannot be reached at {CLOSED}")
+    assert "use gpt2, bpe:N or a path" in error
