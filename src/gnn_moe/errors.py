@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class GnnMoeError(Exception):
@@ -26,9 +27,20 @@ class BadInput(GnnMoeError):
 class RunFailed(GnnMoeError):
     """A run that started and could not be completed."""
 
+    error_class: ClassVar[str] = "crash"
+    """What summary.json calls it."""
+
 
 class NonFiniteError(RunFailed):
     """A loss or a gradient was not finite; the optimiser has not moved."""
+
+    error_class = "non_finite"
+
+
+class MemoryFull(RunFailed):
+    """The device or the machine had no memory left."""
+
+    error_class = "out_of_memory"
 
 
 class Interrupted(GnnMoeError):

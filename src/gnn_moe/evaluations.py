@@ -68,7 +68,13 @@ def evaluate_model(
     chosen = _run_precision(path, stored) if precision == "run" else precision
     with accelerator_for(device, chosen) as accelerator:
         model = accelerator.prepare(load_model(path, checkpoint=checkpoint).to(accelerator.device))
-        return evaluate(model, corpus.split(split), batch_size=stored.training.batch_size, device=accelerator.device)
+        return evaluate(
+            model,
+            corpus.split(split),
+            batch_size=stored.training.batch_size,
+            positions=stored.model.max_seq_length,
+            device=accelerator.device,
+        )
 
 
 def continue_prompt(

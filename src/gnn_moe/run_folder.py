@@ -109,7 +109,7 @@ def check_free(folder: RunFolder, config: RunConfig) -> None:
         return
     if not folder.path.is_dir():
         raise BadInput(f"--run_name: {folder.path} is a file; use another name")
-    others = [path for path in folder.path.iterdir() if path.name != ".lock"]
+    others = [path for path in folder.path.iterdir() if path.name != ".lock" and path.suffix != ".writing"]
     if others and not folder.is_begun() and (config.output.overwrite or config.output.resume):
         raise BadInput(f"--run_name: {folder.path} holds files but no run; use another name")
     if others and not (config.output.resume or config.output.overwrite):

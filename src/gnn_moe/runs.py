@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from gnn_moe.config import RunConfig, Sampling
 from gnn_moe.data.corpus import Corpus, load_corpus
 from gnn_moe.data.unigram import unigram_loss
-from gnn_moe.errors import BadInput, GnnMoeError, Interrupted, NonFiniteError
+from gnn_moe.errors import BadInput, GnnMoeError, Interrupted, MemoryFull, RunFailed
 from gnn_moe.figures import write_figures
 from gnn_moe.hypergraph import build_hyperedges, incidence_matrix
 from gnn_moe.model.generation import generate
@@ -34,7 +36,7 @@ from gnn_moe.run_folder import (
     write_config,
 )
 from gnn_moe.training import checkpoints
-from gnn_moe.training.device import accelerator_for, peak_memory_bytes, reset_peak_memory
+from gnn_moe.training.device import accelerator_for, is_out_of_memory, peak_memory_bytes, reset_peak_memory
 from gnn_moe.training.environment import describe_environment
 from gnn_moe.training.loop import Trainer
 from gnn_moe.training.progress import build_reporter
@@ -152,10 +154,14 @@ class _Run:
         try:
             trainer.run(build_reporter(trainer.total_steps, trainer.progress.step, quiet=output.quiet))
         except BaseException as error:
-            self._conclude(trainer, error)
-            if isinstance(error, Interrupted):
-                raise Interrupted(f"{error}; {self._how_to_resume()}", error.exit_status - 128) from None
-            raise
+            cause = self._explain(error)
+            try:
+                self._conclude(trainer, cause)
+            except OSError as second:  # a full disk; what ended the run is still the first error
+                print(f"{self.folder.summary} could not be written: {second}", file=sys.stderr)
+            if cause is error:
+                raise
+            raise cause from error
         summary, figures = self._conclude(trainer, None)
         self._report(summary, trainer.model, figures)
         return summary
@@ -269,9 +275,20 @@ class _Run:
         write_json(self.folder.summary, dataclasses.asdict(summary))
         return summary, write_figures(self.folder.path)
 
-    def _how_to_resume(self) -> str:
+    def _explain(self, error: BaseException) -> BaseException:
+        """The error that a user should see: the same, or one that says what to do."""
         output = self.config.output
-        return f"go on with: gnn-moe train --run_name {output.run_name} --output_dir {output.output_dir} --resume"
+        resume = f"gnn-moe train --run_name {output.run_name} --output_dir {output.output_dir} --resume"
+        if isinstance(error, Interrupted):
+            return Interrupted(f"{error}; go on with: {resume}", error.exit_status - 128)
+        if isinstance(error, OSError | SafetensorError):
+            return RunFailed(f"the record could not be written ({error}); make room, then go on with: {resume}")
+        if is_out_of_memory(error):
+            return MemoryFull(
+                f"out of memory with --micro_batch_size {self.config.training.micro_batch_size or 'the whole batch'}: "
+                "use a smaller one, which gives the same result, under another --run_name"
+            )
+        return error
 
     def _report(self, summary: Summary, model: LanguageModel, figures: list[Path]) -> None:
         print()
@@ -313,11 +330,7 @@ def _classify(error: BaseException | None) -> tuple[str, str | None]:
         return COMPLETED, None
     if isinstance(error, Interrupted | KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
-    if isinstance(error, NonFiniteError):
-        return FAILED, "non_finite"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return FAILED, "out_of_memory"
-    return FAILED, "crash"
+    return FAILED, error.error_class if isinstance(error, RunFailed) else RunFailed.error_class
 
 
 def _describe(error: BaseException) -> str:

@@ -77,15 +77,25 @@ def test_evaluation_goes_by_length() -> None:
 
 def test_collate_pads_to_the_longest_row_of_the_batch() -> None:
     samples = samples_of([5, 0, 7], [1, 2, 3, 4, 5, 6], [3, 9])
-    batch = collate(samples, np.array([0, 2]))
+    batch = collate(samples, np.array([0, 2]), positions=2)
     assert torch.equal(batch.input_ids, torch.tensor([[5, 0], [3, 0]]))
     assert torch.equal(batch.targets, torch.tensor([[0, 7], [9, -100]]))
     assert batch.predicted_tokens == 3
     assert batch.input_ids.dtype == batch.targets.dtype == torch.int64
 
 
+@pytest.mark.parametrize(
+    ("longest", "positions", "expected"), [(3, 128, 16), (17, 128, 16), (18, 128, 32), (20, 19, 19)]
+)
+def test_padded_lengths_are_few_and_fit_the_model(longest: int, positions: int, expected: int) -> None:
+    samples = samples_of(list(range(longest)), [1, 2])
+    batch = collate(samples, np.array([0, 1]), positions=positions)
+    assert batch.input_ids.shape == batch.targets.shape == (2, expected)
+    assert unpad(batch) == [list(range(longest)), [1, 2]]
+
+
 def test_token_0_is_a_token() -> None:
-    batch = collate(samples_of([0, 0, 0], [0, 0]), np.array([1, 0]))
+    batch = collate(samples_of([0, 0, 0], [0, 0]), np.array([1, 0]), positions=2)
     assert batch.targets.tolist() == [[0, -100], [0, 0]]
     assert batch.predicted_tokens == 3
 
@@ -102,7 +112,7 @@ def test_batches_hold_the_rows_again() -> None:
     samples = choose(packed_samples(tokenizer, ["some text to pack into blocks\n" * 20], 7), 60)
     seen: dict[int, list[int]] = {}
     for rows in epoch_batches(samples.lengths, batch_size=8, seed=1, epoch=0, group_by_length=True):
-        batch = collate(samples, rows)
+        batch = collate(samples, rows, positions=7)
         assert batch.predicted_tokens == int((batch.targets != -100).sum())
         seen.update(zip(rows.tolist(), unpad(batch), strict=True))
     assert [seen[r] for r in range(len(samples))] == [samples.row(r).tolist() for r in range(len(samples))]

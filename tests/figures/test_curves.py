@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gnn_moe.errors import BadInput
-from gnn_moe.figures.curves import CurveData, curve_data, curves_figure, draw_curves, read_metrics, running_mean
+from gnn_moe.figures.curves import CurveData, curve_data, curves_figure, draw_curves, running_mean
 
 Row = dict[str, Any]
 
@@ -133,22 +131,3 @@ def test_file_is_a_png_of_200_dpi(rows: list[Row], tmp_path: Path) -> None:
 def test_no_rows_no_file(tmp_path: Path) -> None:
     assert draw_curves(curve_data([]), tmp_path / "curves.png") == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_metrics_file_is_read_up_to_a_torn_last_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps(train_row(1)) + "\n\n" + json.dumps(train_row(2))[:-9])
-    assert [row["step"] for row in read_metrics(path)] == [1]
-
-
-@pytest.mark.parametrize("line", ["{]", "[1]", "{"])
-def test_a_broken_line_inside_is_named(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(f"{json.dumps(train_row(1))}\n{line}\n{json.dumps(train_row(2))}\n")
-    with pytest.raises(BadInput, match=r"metrics\.jsonl: line 2 is not a JSON object"):
-        read_metrics(path)
-
-
-def test_metrics_that_cannot_be_read_are_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot be read"):
-        read_metrics(tmp_path / "metrics.jsonl")

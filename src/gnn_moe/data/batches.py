@@ -1,6 +1,7 @@
 """Samples → batches of tensors.
 
-Rows of a batch are padded on the right to the longest of them. The causal mask keeps padding from mattering, and the
+Rows of a batch are padded on the right to the longest of them, rounded up: every further shape costs a processor
+kernels of its own, which it keeps. The causal mask keeps padding from mattering, and the
 target of a padded position is -100: token 0 is a real token and never means padding. Suffixes: B rows, T positions.
 """
 
@@ -18,6 +19,8 @@ RowNumbers = npt.NDArray[np.int64]
 
 WINDOW_BATCHES = 50
 """Batches in a window of rows that is sorted by length."""
+SHAPE_MULTIPLE = 16
+"""The padded length of a batch is a multiple of this where the model has room for it."""
 IGNORED = -100
 """Target of a padded position, which the loss leaves out."""
 
@@ -68,13 +71,21 @@ def evaluation_batches(lengths: npt.NDArray[np.integer], batch_size: int) -> lis
     return _cut(_sorted_by_length(np.arange(len(lengths), dtype=np.int64), lengths), batch_size)
 
 
-def collate(samples: Samples, rows: RowNumbers) -> Batch:
+def collate(samples: Samples, rows: RowNumbers, *, positions: int) -> Batch:
     """The tensors of some rows.
 
-    Worked example: rows [5, 0, 7] and [3, 9] give input_ids [[5, 0], [3, 0]] and targets [[0, 7], [9, -100]].
+    Worked example: with 2 positions, rows [5, 0, 7] and [3, 9] give input_ids [[5, 0], [3, 0]] and targets
+    [[0, 7], [9, -100]].
+
+    Args:
+        samples: the rows.
+        rows: (B,) the numbers of those in the batch.
+        positions: the model's `max_seq_length`; T is the longest row's predicted tokens, rounded up to a multiple of
+            16, but no more than this.
     """
     predicted_B = samples.lengths[rows] - 1
-    offsets_T = np.arange(int(predicted_B.max()))
+    longest = int(predicted_B.max())
+    offsets_T = np.arange(max(longest, min(-(-longest // SHAPE_MULTIPLE) * SHAPE_MULTIPLE, positions)))
     real_BT = offsets_T < predicted_B[:, None]
     positions_BT = np.where(real_BT, samples.starts[rows][:, None] + offsets_T, 0)
     input_ids = np.where(real_BT, samples.tokens[positions_BT], 0).astype(np.int64)

@@ -11,9 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gnn_moe.figures.coupling import CouplingData, HypergraphLayer, coupling_data
-from gnn_moe.figures.curves import CurveData, curve_data, draw_curves, read_metrics
+from gnn_moe.figures.curves import CurveData, curve_data, draw_curves
 from gnn_moe.figures.evolution import draw_coupling_evolution
 from gnn_moe.figures.heat_maps import draw_coupling_matrix
+from gnn_moe.training.record import COUPLING_FILE, METRICS_FILE, read_metrics
 
 __all__ = [
     "CouplingData",
@@ -24,7 +25,6 @@ __all__ = [
     "draw_coupling_evolution",
     "draw_coupling_matrix",
     "draw_curves",
-    "read_metrics",
     "write_figures",
 ]
 
@@ -40,7 +40,7 @@ def write_figures(run_dir: Path) -> list[Path]:
     """
     folder = run_dir / "figures"
     written: list[Path] = []
-    metrics, coupling = run_dir / "metrics.jsonl", run_dir / "coupling.npz"
+    metrics, coupling = run_dir / METRICS_FILE, run_dir / COUPLING_FILE
     if metrics.exists():
         written += draw_curves(curve_data(read_metrics(metrics)), folder / "curves.png")
     if coupling.exists():

@@ -6,7 +6,6 @@ line and its step kept, so that the figure can mark it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gnn_moe.errors import BadInput
 from gnn_moe.figures.style import (
     BLUE,
     NOTE,
@@ -79,31 +77,6 @@ class CurveData:
             return None
         best = int(np.argmin(self.evaluation_loss.value))
         return int(self.evaluation_loss.step[best]), float(self.evaluation_loss.value[best])
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`. A last line without its end (a run killed while writing) is left out.
-
-    Raises:
-        BadInput: another line is not a JSON object, or the file cannot be read.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif line.endswith("\n"):
-            raise BadInput(f"{path}: line {number} is not a JSON object; cut the file before it, or run again")
-    return rows
 
 
 def curve_data(rows: Iterable[Mapping[str, Any]]) -> CurveData:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from gnn_moe.data.batches import IGNORED
 
 _LOGITS_AT_ONCE = 2**25
+_ROWS_MULTIPLE = 64
 
 
 def head_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Tensor, denominator: Tensor) -> Tensor:
@@ -30,11 +31,21 @@ def head_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Te
         denominator: () the number to divide by: the predicted tokens of the whole batch, of which these may be a part.
     """
     if hidden_ND.device.type == "cpu":
-        # Padding costs no head product. Elsewhere the selection would make the host wait for the device.
-        kept = target_N != IGNORED
-        hidden_ND, target_N = hidden_ND[kept], target_N[kept]
+        # Elsewhere the selection would make the host wait for the device.
+        hidden_ND, target_N = _predicted(hidden_ND, target_N)
     loss: Tensor = _HeadLoss.apply(hidden_ND, weight_VD, bias_V, target_N, denominator)  # type: ignore[no-untyped-call]
     return loss
+
+
+def _predicted(hidden_ND: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens that are predicted, so that padding costs no head product.
+
+    A few that are not fill the number up to a multiple of 64: a CPU keeps kernels for every shape that it has seen.
+    """
+    order_N = torch.argsort((target_N == IGNORED).to(torch.int8), stable=True)
+    predicted = int((target_N != IGNORED).sum())
+    chosen = order_N[: -(-predicted // _ROWS_MULTIPLE) * _ROWS_MULTIPLE]
+    return hidden_ND[chosen], target_N[chosen]
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -45,7 +56,7 @@ class _HeadLoss(torch.autograd.Function):
         weight, bias = weight_VD.to(hidden_ND.dtype), bias_V.to(hidden_ND.dtype)
         gradients = _Gradients(hidden_ND, weight_VD, bias_V) if any(ctx.needs_input_grad[:3]) else None
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
-        size = max(1, _LOGITS_AT_ONCE // len(weight))
+        size = max(1, _LOGITS_AT_ONCE // len(weight) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
         for start in range(0, len(hidden_ND), size):
             chunk = slice(start, start + size)
             logits_CV = functional.linear(hidden_ND[chunk], weight, bias)

@@ -123,6 +123,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     return largest if sys.platform == "darwin" else largest * 1024
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def describe_device(device: torch.device) -> str:
     """The device's name for the record: the GPU's, or the processor's where the system tells it."""
     if device.type == "cuda":

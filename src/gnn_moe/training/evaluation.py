@@ -34,6 +34,7 @@ def evaluate(
     samples: Samples,
     *,
     batch_size: int,
+    positions: int,
     device: torch.device,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
@@ -43,6 +44,7 @@ def evaluate(
         model: a `LanguageModel`, or the same prepared by Accelerate.
         samples: the rows to predict.
         batch_size: rows computed at once.
+        positions: the model's `max_seq_length`.
         device: where the model is.
         on_batch: called before each batch; may raise to stop.
     """
@@ -54,7 +56,7 @@ def evaluate(
         with torch.inference_mode():
             for rows in evaluation_batches(samples.lengths, batch_size):
                 on_batch()
-                batch = collate(samples, rows)
+                batch = collate(samples, rows, positions=positions)
                 output = model(batch.input_ids.to(device), targets=batch.targets.to(device), loss_denominator=one)
                 total += output.loss
     finally:

@@ -213,7 +213,7 @@ class Trainer:
         denominator = torch.tensor(float(predicted), device=self.device)
         total = torch.zeros((), device=self.device)
         for piece in pieces:
-            batch = collate(self.train_samples, piece)
+            batch = collate(self.train_samples, piece, positions=self.config.model.max_seq_length)
             input_ids, targets = batch.input_ids.to(self.device), batch.targets.to(self.device)
             # A sum over the piece divided by the tokens of the whole batch: pieces add up to the batch's mean.
             output = self.prepared(input_ids, targets=targets, loss_denominator=denominator)
@@ -258,7 +258,7 @@ class Trainer:
         self.clock = time.perf_counter()
 
     def _fail(self, step: int, loss: float, norm: float) -> NoReturn:
-        batch = collate(self.train_samples, self._rows(step - 1))
+        batch = collate(self.train_samples, self._rows(step - 1), positions=self.config.model.max_seq_length)
         where = find_non_finite(self.model, batch, self.device)
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
         raise NonFiniteError(
@@ -280,6 +280,7 @@ class Trainer:
             self.prepared,
             self.valid_samples,
             batch_size=self.config.training.batch_size,
+            positions=self.config.model.max_seq_length,
             device=self.device,
             on_batch=on_batch,
         )

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gnn_moe.errors import BadInput
+
 METRICS_FILE, COUPLING_FILE, SUMMARY_FILE = "metrics.jsonl", "coupling.npz", "summary.json"
 
 Row = dict[str, Any]
@@ -29,11 +31,28 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics file; a last line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """The rows of a `metrics.jsonl`. A last line without its end (a run killed while writing) is left out.
+
+    Raises:
+        BadInput: another line is not a JSON object, or the file cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    rows: list[Row] = []
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif line.endswith("\n"):
+            raise BadInput(f"{path}: line {number} is not a JSON object; cut the file before it, or run again")
+    return rows
 
 
 class Metrics:
