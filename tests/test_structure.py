@@ -22,7 +22,7 @@ LAYERS = (
     ("cli", "__main__"),
     ("reports",),
     ("studies",),
-    ("runs", "run_folder"),
+    ("runs", "run_folder", "evaluations"),
     ("figures",),
     ("training",),
     ("interop",),
