@@ -7,8 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 RUN_NAME ?= demo
-TRAIN_FLAGS ?= --coupler_type HGNN --num_experts 3 --embed_dim 192 --num_layers 3 --gnn_layers 2 --epochs 1 \
-	--max_batches_per_epoch 150 --eval_every 50 --num_eval_samples 400
+TRAIN_FLAGS ?= --coupler_type HGNN --num_experts 3 --embed_dim 192 --num_layers 3 --tokenizer bpe:4000 \
+	--learning_rate 0.001 --epochs 1 --max_batches_per_epoch 250 --eval_every 50 --num_eval_samples 400
 
 BIN := $(VENV)/bin
 PINS := $(VENV)/constraints.txt

@@ -139,7 +139,7 @@ class Trainer:
         self.reporter = reporter
         self.clock = time.perf_counter()
         try:
-            if self.progress.step == 0:
+            if self.coupling.is_empty():
                 self.coupling.add(0, self._coupling())
             self._advance()
         except Interrupted:

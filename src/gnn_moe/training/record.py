@@ -84,6 +84,10 @@ class CouplingHistory:
         self._steps: list[int] = []
         self._values: dict[str, list[npt.NDArray[np.float32]]] = {}
 
+    def is_empty(self) -> bool:
+        """Whether no step is recorded yet."""
+        return not self._steps
+
     def cut(self, last_evaluated: int) -> None:
         """Reads the file back, without what was recorded after the evaluation of step `last_evaluated`."""
         with np.load(self.path) as stored:
