@@ -23,7 +23,7 @@ from gnn_moe.coupler_types import (
     hgnn_conv_type_names,
 )
 from gnn_moe.errors import BadInput, unknown_name
-from gnn_moe.hyperedges import STRATEGIES, Hyperedges, check_hyperedges, read_hyperedges
+from gnn_moe.hyperedges import STRATEGIES, Hyperedges, check_hyperedges, freeze_hyperedges, read_hyperedges
 
 C = TypeVar("C")
 
@@ -74,11 +74,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "num_experts", "embed_dim", "num_layers", "gnn_layers", "max_seq_length"):
-            _check_positive(self, name)
+            _check_size(self, name)
         if self.num_heads is not None:
-            _check_positive(self, "num_heads")
-        if not 0 <= self.dropout_rate < 1:
-            raise BadInput(f"--dropout_rate {self.dropout_rate} must be at least 0 and below 1")
+            _check_size(self, "num_heads")
+        if not (_is_number(self.dropout_rate) and 0 <= self.dropout_rate < 1):
+            raise BadInput(f"--dropout_rate {self.dropout_rate!r} must be at least 0 and below 1")
         if self.coupler_type not in coupler_type_names():
             raise unknown_name("--coupler_type", self.coupler_type, coupler_type_names())
         if self.hgnn_conv_type not in hgnn_conv_type_names():
@@ -168,17 +168,17 @@ class TrainingConfig:
     """Compile the model with torch.compile."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "eval_every", "batch_size", "learning_rate", "gradient_clip"):
-            _check_positive(self, name)
+        for name in ("epochs", "eval_every", "batch_size"):
+            _check_size(self, name)
+        for name in ("learning_rate", "gradient_clip"):
+            _check_rate(self, name)
+        _check_rate(self, "weight_decay", zero=True)
         _check_count(self, "max_batches_per_epoch")
         if self.micro_batch_size is not None:
-            _check_positive(self, "micro_batch_size")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise BadInput(f"--weight_decay {self.weight_decay} must be 0 or a positive number")
-        if self.warmup_steps < 0:
-            raise BadInput(f"--warmup_steps {self.warmup_steps} must be 0 or more")
-        if not 0 <= self.seed < 2**63:
-            raise BadInput(f"--seed {self.seed} must be a whole number from 0 to 2^63 - 1")
+            _check_size(self, "micro_batch_size")
+        if type(self.warmup_steps) is not int or self.warmup_steps < 0:
+            raise BadInput(f"--warmup_steps {self.warmup_steps!r} must be a whole number, 0 or more")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +204,11 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         if self.run_name is not None and (
-            self.run_name in ("", ".", "..") or any(character in self.run_name for character in "/\\\0")
+            self.run_name in ("", ".", "..") or not self.run_name.isprintable() or {"/", "\\"} & set(self.run_name)
         ):
             raise BadInput(f"--run_name {self.run_name!r} leaves the output folder: use a plain name, without / or ..")
         if self.save_every is not None:
-            _check_positive(self, "save_every")
+            _check_size(self, "save_every")
         if self.resume and self.overwrite:
             raise BadInput("--resume and --overwrite exclude each other: give one of them")
 
@@ -237,14 +237,12 @@ class Sampling:
     """Of the random choices."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise BadInput(f"--temperature {self.temperature} must be 0 or a positive number")
+        _check_rate(self, "temperature", zero=True)
         if self.top_k is not None and self.top_k < 1:
             raise BadInput(f"--top_k {self.top_k} must be at least 1, or None for all tokens")
         if not 0 < self.top_p <= 1:
             raise BadInput(f"--top_p {self.top_p} must be above 0 and at most 1")
-        if not 0 <= self.seed < 2**63:
-            raise BadInput(f"--seed {self.seed} must be a whole number from 0 to 2^63 - 1")
+        _check_seed(self.seed)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -258,7 +256,7 @@ def run_config_from_dict(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         BadInput: a group or field is unknown or missing, or a value fails its check.
     """
-    groups = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "output": OutputConfig}
+    groups = ("model", "data", "training", "output")
     if unknown := sorted(set(values) - set(groups)):
         raise BadInput(f"config: unknown group {unknown[0]!r}; the groups are {', '.join(groups)}")
     return RunConfig(
@@ -271,9 +269,10 @@ def run_config_from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 def model_config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """The inverse of `to_dict` for a `ModelConfig`; JSON's lists become the tuples of `hyperedges`."""
-    hyperedges = values.get("hyperedges")
-    frozen = None if hyperedges is None else tuple(tuple(members) for members in hyperedges)
-    return _from_dict(ModelConfig, {**values, "hyperedges": frozen})
+    _check_mapping(values, ModelConfig)
+    if values.get("hyperedges") is not None:
+        values = {**values, "hyperedges": freeze_hyperedges(values["hyperedges"], "config field hyperedges")}
+    return _from_dict(ModelConfig, values)
 
 
 def changed_fields(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
@@ -283,6 +282,7 @@ def changed_fields(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _from_dict(config_class: type[C], values: Mapping[str, Any]) -> C:
+    _check_mapping(values, config_class)
     known = [f.name for f in dataclasses.fields(config_class)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
@@ -290,17 +290,37 @@ def _from_dict(config_class: type[C], values: Mapping[str, Any]) -> C:
     return config_class(**values)
 
 
+def _check_mapping(values: object, config_class: type[Any]) -> None:
+    if not isinstance(values, Mapping):
+        raise BadInput(f"config: {config_class.__name__} is {values!r}; it must hold the fields by name")
+
+
 def _default(config: Any, name: str) -> Any:
     return next(f.default for f in dataclasses.fields(config) if f.name == name)
 
 
-def _check_positive(config: Any, name: str) -> None:
+def _check_size(config: Any, name: str) -> None:
     value = getattr(config, name)
-    if not (math.isfinite(value) and value > 0):
-        raise BadInput(f"--{name} {value} must be a positive number")
+    if type(value) is not int or value <= 0:
+        raise BadInput(f"--{name} {value!r} must be a positive whole number")
 
 
 def _check_count(config: Any, name: str) -> None:
     value = getattr(config, name)
-    if value != ALL and value <= 0:
-        raise BadInput(f"--{name} {value} must be positive, or -1 for all")
+    if type(value) is not int or (value != ALL and value <= 0):
+        raise BadInput(f"--{name} {value!r} must be a positive whole number, or -1 for all")
+
+
+def _check_seed(seed: int) -> None:
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise BadInput(f"--seed {seed!r} must be a whole number from 0 to 2^63 - 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check_rate(config: Any, name: str, *, zero: bool = False) -> None:
+    value = getattr(config, name)
+    if not _is_number(value) or value < 0 or (value == 0 and not zero):
+        raise BadInput(f"--{name} {value!r} must be {'0 or ' if zero else ''}a positive number")

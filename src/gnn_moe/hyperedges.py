@@ -17,6 +17,9 @@ STRATEGIES: Mapping[str, int] = {"all_pairs": 2, "all_triplets": 3, "all": 1, "c
 """Each strategy with the fewest experts for which it has a hyperedge."""
 
 
+_WAY_OUT = "give a JSON file such as [[0, 1], [1, 2, 3]]"
+
+
 def check_hyperedges(strategy: str, experts: int, custom: Hyperedges | None) -> None:
     """Checks that a known strategy has hyperedges over `experts` experts.
 
@@ -57,19 +60,23 @@ def read_hyperedges(path: str) -> Hyperedges:
     Raises:
         BadInput: the file cannot be read or holds something else.
     """
-    way_out = "give a JSON file such as [[0, 1], [1, 2, 3]]"
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"--hyperedges {path}: cannot be read ({error.strerror}); {way_out}") from None
+        raise BadInput(f"--hyperedges {path}: cannot be read ({error.strerror}); {_WAY_OUT}") from None
     except ValueError as error:
-        raise BadInput(f"--hyperedges {path}: not JSON ({error}); {way_out}") from None
-    if not _is_list_of_lists(data):
-        raise BadInput(f"--hyperedges {path}: not a list of lists of whole numbers; {way_out}")
+        raise BadInput(f"--hyperedges {path}: not JSON ({error}); {_WAY_OUT}") from None
+    return freeze_hyperedges(data, f"--hyperedges {path}")
+
+
+def freeze_hyperedges(data: object, where: str) -> Hyperedges:
+    """JSON's lists of lists of experts as tuples.
+
+    Raises:
+        BadInput: it is something else; the message begins with `where`.
+    """
+    if not isinstance(data, list | tuple) or not all(
+        isinstance(members, list | tuple) and all(type(expert) is int for expert in members) for members in data
+    ):
+        raise BadInput(f"{where}: not a list of lists of whole numbers; {_WAY_OUT}")
     return tuple(tuple(members) for members in data)
-
-
-def _is_list_of_lists(data: object) -> bool:
-    return isinstance(data, list) and all(
-        isinstance(members, list) and all(type(expert) is int for expert in members) for members in data
-    )

@@ -11,6 +11,7 @@ import dataclasses
 import pickle
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,21 @@ _GNN_LAYER = {
 _HYPERGRAPH_LAYER = {"convolution_weight": "conv.lin.weight", "convolution_bias": "conv.bias"}
 
 
+# What the unpickler and the archive reader raise on bytes that are not what they should be.
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def import_checkpoint(path: str | Path, output: str | Path) -> list[str]:
     """Writes a checkpoint of the original as a model folder.
 
@@ -85,7 +101,8 @@ def import_checkpoint(path: str | Path, output: str | Path) -> list[str]:
         Lines for the user: what was imported, and where the original leaked.
 
     Raises:
-        BadInput: the file is missing, damaged, needs pickled code or is not the original's, or `output` exists.
+        BadInput: the file is missing, damaged, needs pickled code or is not the original's, or `output` exists or
+            cannot be written.
     """
     path, output = Path(path), Path(output)
     if output.exists():
@@ -93,19 +110,17 @@ def import_checkpoint(path: str | Path, output: str | Path) -> list[str]:
     checkpoint = _load(path)
     config = _config(path, checkpoint["config"])
     model = LanguageModel(config.model)
-    tensors = convert_parameters(checkpoint["model_state_dict"], config.model)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).replace("\n", " ").replace("\t", "")
-        raise BadInput(f"{path}: its parameters do not fit its config ({reason})") from None
-    temporary = output.with_name(f"{output.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    model.load_state_dict(convert_parameters(checkpoint["model_state_dict"], model))
     tokenizer = gpt2_tokenizer() if config.model.vocab_size == GPT2_VOCAB_SIZE else None
-    write_model_folder(temporary, model, to_dict(config), tokenizer)
-    write_checksums(temporary)
-    temporary.rename(output)
+    temporary = output.with_name(f"{output.name}.writing")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_model_folder(temporary, model, to_dict(config), tokenizer)
+        write_checksums(temporary)
+        temporary.rename(output)
+    except OSError as error:
+        raise BadInput(f"--output {output}: cannot be written ({error.strerror}); give another folder") from None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"imported {path}: {_describe(config.model)}, {parameters:,} parameters, to {output}"]
     if tokenizer is None:
@@ -132,56 +147,73 @@ def leak_warning(model: ModelConfig) -> list[str]:
     return [warning]
 
 
-def convert_parameters(original: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The original's parameters under our names, experts stacked.
+def convert_parameters(original: Mapping[str, Any], model: LanguageModel) -> dict[str, Tensor]:
+    """The original's parameters under our names, experts stacked, for a model of the same settings.
 
     Raises:
-        BadInput: a parameter is missing or left over.
+        BadInput: a parameter is missing, left over, or of another shape.
     """
+    config, shapes = model.config, {name: values.shape for name, values in model.state_dict().items()}
     source = _Source(original)
-    converted = {ours: source.take(theirs) for ours, theirs in _TOP.items()}
+    converted = {ours: source.take(theirs, shapes[ours]) for ours, theirs in _TOP.items()}
     for number in range(config.num_layers):
         ours, theirs = f"layers.{number}", f"model_layers.{number}"
         for name, old in _EXPERT.items():
-            experts = [source.take(f"{theirs}.experts.{expert}.{old}") for expert in range(config.num_experts)]
+            shape = shapes[f"{ours}.experts.{name}"][1:]
+            experts = [source.take(f"{theirs}.experts.{e}.{old}", shape) for e in range(config.num_experts)]
             converted[f"{ours}.experts.{name}"] = torch.stack(experts)
         for name, old in _READOUT.items():
-            converted[f"{ours}.readout.{name}"] = source.take(f"{theirs}.coupler.{old}")
-        converted |= _convert_coupler(source, f"{theirs}.coupler", f"{ours}.coupler", config)
+            new = f"{ours}.readout.{name}"
+            converted[new] = source.take(f"{theirs}.coupler.{old}", shapes[new])
+        for name, old in _coupler_names(config).items():
+            new = f"{ours}.coupler.{name}"
+            converted[new] = source.take(f"{theirs}.coupler.{old}", shapes[new])
+        if not config.coupler.uses_hypergraph:
+            converted |= _convert_gates(source, f"{theirs}.coupler", f"{ours}.coupler", config)
     source.check_empty()
     return converted
 
 
-def _convert_coupler(source: _Source, theirs: str, ours: str, config: ModelConfig) -> dict[str, Tensor]:
+def _coupler_names(config: ModelConfig) -> dict[str, str]:
+    """Our names of a coupler's parameters → the original's, within the coupler, of those that stay as they are."""
+    hypergraph = config.coupler.uses_hypergraph
+    module, layer = ("hgnn_layers_module", _HYPERGRAPH_LAYER) if hypergraph else ("gnn_layers_module", _GNN_LAYER)
+    names = {
+        f"layers.{number}.{ours}": f"{module}.{number}.{theirs}"
+        for number in range(config.gnn_layers)
+        for ours, theirs in layer.items()
+    }
+    if hypergraph and config.hgnn_learnable_edge_weights:
+        names["raw_hyperedge_weights"] = "hyperedge_weights"
+    return names
+
+
+def _convert_gates(source: _Source, theirs: str, ours: str, config: ModelConfig) -> dict[str, Tensor]:
+    """One map of the concatenated (receiver, sender) results → two dot products."""
     converted: dict[str, Tensor] = {}
-    if config.coupler.uses_hypergraph and config.hgnn_learnable_edge_weights:
-        converted[f"{ours}.raw_hyperedge_weights"] = source.take(f"{theirs}.hyperedge_weights")
     for number in range(config.gnn_layers):
-        if config.coupler.uses_hypergraph:
-            old_layer, names = f"{theirs}.hgnn_layers_module.{number}", _HYPERGRAPH_LAYER
-        else:
-            old_layer, names = f"{theirs}.gnn_layers_module.{number}", _GNN_LAYER
-            # One map of the concatenated (receiver, sender) results is two dot products.
-            gate = source.take(f"{old_layer}.message_weight.weight")[0]
-            converted[f"{ours}.layers.{number}.receiver_weight"], converted[f"{ours}.layers.{number}.sender_weight"] = (
-                gate.chunk(2)
-            )
-            converted[f"{ours}.layers.{number}.gate_bias"] = source.take(f"{old_layer}.message_weight.bias")[0]
-        for name, old in names.items():
-            converted[f"{ours}.layers.{number}.{name}"] = source.take(f"{old_layer}.{old}")
+        old, new = f"{theirs}.gnn_layers_module.{number}.message_weight", f"{ours}.layers.{number}"
+        gate = source.take(f"{old}.weight", torch.Size([1, 2 * config.embed_dim]))
+        converted[f"{new}.receiver_weight"], converted[f"{new}.sender_weight"] = gate[0].chunk(2)
+        converted[f"{new}.gate_bias"] = source.take(f"{old}.bias", torch.Size([1]))[0]
     return converted
 
 
 class _Source:
     """The original's parameters, each taken once."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
         self.left = dict(tensors)
 
-    def take(self, name: str) -> Tensor:
+    def take(self, name: str, shape: torch.Size) -> Tensor:
         if name not in self.left:
             raise BadInput(f"the checkpoint has no parameter {name}; it is not of the original implementation")
-        return self.left.pop(name)
+        values = self.left.pop(name)
+        found = tuple(values.shape) if isinstance(values, Tensor) else repr(values)
+        if found != tuple(shape):
+            raise BadInput(f"the checkpoint's parameters do not fit its config: {name} is {found}, not {tuple(shape)}")
+        kept: Tensor = values
+        return kept
 
     def check_empty(self) -> None:
         if self.left:
@@ -192,16 +224,27 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{path}: there is no such file; give a checkpoint of the original (.pth.tar)")
     try:
+        _check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadInput(
             f"{path}: is damaged, or needs code that is pickled inside it; such a file can do anything and is refused"
         ) from None
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise BadInput(f"{path}: cannot be read ({str(error).splitlines()[0]}); it is damaged or truncated") from None
-    if not isinstance(checkpoint, dict) or not {"model_state_dict", "config"} <= set(checkpoint):
+    except _DAMAGE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadInput(f"{path}: cannot be read ({reason}); it is damaged or truncated") from None
+    parts = ("model_state_dict", "config")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), Mapping) for part in parts):
         raise BadInput(f"{path}: has no model_state_dict and config; it is not a checkpoint of the original")
     return checkpoint
+
+
+def _check_archive(path: Path) -> None:
+    """torch does not compare a zip archive's contents with its checksums, so a damaged number would be a weight."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} differs from its checksum")
 
 
 def _config(path: Path, original: Mapping[str, Any]) -> RunConfig:

@@ -43,7 +43,7 @@ class Experts(nn.Module):
     def forward(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
         """The experts' results for every token, (E, N, D) in `compute_dtype`; N runs over rows, then positions."""
         x_ND = x_BTD.flatten(0, 1).to(compute_dtype)
-        hidden_END = x_ND + self._drop(self._attention(x_BTD, compute_dtype))
+        hidden_END = x_ND + self._attention(x_BTD, compute_dtype)
         return hidden_END + self._drop(self._feed_forward(hidden_END))
 
     def _attention(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,210 @@
+"""No token sees a later one: every coupler and strategy, fresh and trained, eager and compiled, with dropout too.
+
+Letters: B rows, T positions, E experts, N tokens, D width, M hyperedges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch_geometric.nn
+from torch import Tensor
+
+from gnn_moe.config import ModelConfig, TrainingConfig
+from gnn_moe.coupler_types import find_coupler
+from gnn_moe.hypergraph import build_hyperedges, count_hyperedges
+from gnn_moe.interop.original import leak_warning
+from gnn_moe.model.couplers import Coupler, HypergraphConvCoupler
+from gnn_moe.model.experts import Experts
+from gnn_moe.model.language_model import CoupledLayer, LanguageModel, build_model
+from gnn_moe.training.optimiser import build_optimiser
+from tests.model.cases import assert_causal, config_of, each, every_config, one_of_each, random_ids, random_model
+
+LogitsOf = Callable[[Tensor], Tensor]
+
+
+def evaluation_logits(model: LanguageModel) -> LogitsOf:
+    def logits_of(ids_BT: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor | None = model.eval()(ids_BT).logits
+        assert logits is not None
+        return logits
+
+    return logits_of
+
+
+def training_logits(model: LanguageModel) -> LogitsOf:
+    """In training mode; every pass draws the same dropout."""
+
+    def logits_of(ids_BT: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        logits: Tensor | None = model.train()(ids_BT).logits
+        assert logits is not None
+        return logits.detach()
+
+    return logits_of
+
+
+def train(model: LanguageModel, steps: int = 3) -> None:
+    optimiser = build_optimiser(model, TrainingConfig(learning_rate=0.01))
+    model.train()
+    for step in range(steps):
+        ids_BT = random_ids(model.config, rows=4, seed=100 + step)
+        model(ids_BT, labels=ids_BT).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+@each(every_config())
+def test_causal_fresh_and_trained(config: ModelConfig) -> None:
+    ids_BT = random_ids(config)
+    assert_causal(evaluation_logits(build_model(config)), ids_BT, config.vocab_size)
+    model = random_model(config, dtype=torch.float32)
+    train(model)
+    assert_causal(evaluation_logits(model), ids_BT, config.vocab_size)
+
+
+@each([*every_config([4], dropout_rate=0.3), *one_of_each(1, static_hyperedge_strategy="all", dropout_rate=0.3)])
+def test_causal_in_training_with_dropout(config: ModelConfig) -> None:
+    model = random_model(config, dtype=torch.float32)
+    logits_of, ids_BT = training_logits(model), random_ids(config)
+    assert torch.equal(logits_of(ids_BT), logits_of(ids_BT))
+    assert not torch.equal(logits_of(ids_BT), evaluation_logits(model)(ids_BT))
+    assert_causal(logits_of, ids_BT, config.vocab_size)
+
+
+@each(one_of_each())
+def test_no_gradient_reaches_a_later_token(config: ModelConfig) -> None:
+    """The same by calculus: the logits before t do not depend on the embeddings from t on."""
+    model, ids_BT = random_model(config), torch.arange(config.max_seq_length)[None]
+    for position in range(1, config.max_seq_length):
+        logits_BTV = model(ids_BT).logits
+        (grad_VD,) = torch.autograd.grad(logits_BTV[0, :position].square().sum(), model.token_embedding)
+        assert grad_VD[:position].abs().sum(dim=1).all()
+        assert not grad_VD[position:].any()
+
+
+@pytest.mark.slow
+# torch 2.13 looks at the gradient of the layer's input while it traces.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@each(one_of_each(num_layers=1, dropout_rate=0.2))
+def test_causal_compiled(config: ModelConfig) -> None:
+    """Compiled a layer at a time, as the training loop does it: equal to eager, and causal.
+
+    One coupler in bf16, as a CPU trains it; GNN and HGNN in training mode too.
+    """
+    autocast, trained = config.coupler.hgnn_conv_type == "hgnn", config.coupler_type in ("GNN", "HGNN")
+    model = random_model(config, dtype=torch.float32 if autocast else torch.float64)
+    ids_BT = random_ids(config)
+    torch.compiler.reset()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        eager = evaluation_logits(model)(ids_BT)
+        for layer in model.layers:
+            layer.compile(dynamic=True)
+        tolerance = 0.1 if autocast else 1e-9
+        torch.testing.assert_close(evaluation_logits(model)(ids_BT), eager, rtol=tolerance, atol=tolerance)
+        assert_causal(evaluation_logits(model), ids_BT, config.vocab_size)
+        if trained and config.hgnn_conv_type == "hgnn":
+            assert_causal(training_logits(model), ids_BT, config.vocab_size)
+            check_gradient_along_a_line(model, ids_BT, None if autocast else 1e-6)
+
+
+def check_gradient_along_a_line(model: LanguageModel, ids_BT: Tensor, tolerance: float | None) -> None:
+    """The gradient is that of the loss with the very dropout that the forward pass drew (None: bf16, finite only)."""
+
+    def loss() -> Tensor:
+        torch.manual_seed(3)
+        value: Tensor = model.train()(ids_BT, labels=ids_BT).loss
+        return value
+
+    direction = [torch.randn_like(parameter) for parameter in model.parameters()]
+    grads = torch.autograd.grad(loss(), list(model.parameters()))
+    assert all(grad.isfinite().all() for grad in grads)
+    if tolerance is None:
+        return
+    slope = sum((grad * along).sum().item() for grad, along in zip(grads, direction, strict=True))
+    step, losses = 1e-6, []
+    for shift in (step, -2 * step):
+        with torch.no_grad():
+            for parameter, along in zip(model.parameters(), direction, strict=True):
+                parameter.add_(along, alpha=shift)
+        losses.append(loss().item())
+    assert slope == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=tolerance)
+
+
+class OriginalHypergraphConv(Coupler):
+    """What the original computed: all tokens in one graph, the hyperedge ids of token n shifted by n·E, not by n·M."""
+
+    def __init__(self, config: ModelConfig, source: HypergraphConvCoupler) -> None:
+        super().__init__(config)
+        self.config, self.source = config, source
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        experts, tokens, width = x_END.shape
+        pairs = [(e, m) for m, members in enumerate(build_hyperedges(self.config)) for e in members]
+        index = torch.tensor([[e + n * experts, m + n * experts] for n in range(tokens) for e, m in pairs]).T
+        weights_M = self.source.hyperedge_weights()
+        weights = weights_M.new_zeros(int(index[1].max()) + 1)
+        for n in range(tokens):
+            weights[n * experts : n * experts + len(weights_M)] = weights_M
+        convolution = torch_geometric.nn.HypergraphConv(width, width).to(x_END.dtype)
+        x = x_END.transpose(0, 1).flatten(0, 1)
+        for layer in self.source.layers:
+            values: dict[str, Tensor] = {
+                "lin.weight": layer.get_parameter("convolution_weight"),
+                "bias": layer.get_parameter("convolution_bias"),
+            }
+            x = torch.func.functional_call(convolution, values, (x, index, weights))
+        return x.view(tokens, experts, width).transpose(0, 1)
+
+
+def with_the_originals_coupler(config: ModelConfig) -> LanguageModel:
+    model = random_model(config)
+    for layer in model.layers:
+        assert isinstance(layer, CoupledLayer)
+        assert isinstance(layer.coupler, HypergraphConvCoupler)
+        layer.coupler = OriginalHypergraphConv(config, layer.coupler)
+    return model
+
+
+LEGACY = find_coupler("HGNN", "HypergraphConv")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "experts"),
+    [("all_pairs", 4), ("all_pairs", 5), ("all_pairs", 8), ("all_triplets", 5), ("all_triplets", 6)],
+)
+def test_the_leak_of_the_original_would_be_caught(strategy: str, experts: int) -> None:
+    config = config_of(LEGACY, experts, strategy)
+    ids_BT = random_ids(config)
+    with pytest.raises(AssertionError, match="leaks to"):
+        assert_causal(evaluation_logits(with_the_originals_coupler(config)), ids_BT, config.vocab_size)
+    assert_causal(evaluation_logits(random_model(config)), ids_BT, config.vocab_size)
+    assert len(leak_warning(config)) == 1
+
+
+@pytest.mark.parametrize(("strategy", "experts"), [("all_pairs", 2), ("all_pairs", 3), ("all_triplets", 4)])
+def test_where_the_original_did_not_leak_it_computed_what_we_do(strategy: str, experts: int) -> None:
+    config = config_of(LEGACY, experts, strategy)
+    ids_BT = random_ids(config)
+    original, ours = with_the_originals_coupler(config), random_model(config)
+    assert count_hyperedges(config) <= experts
+    torch.testing.assert_close(original(ids_BT).logits, ours(ids_BT).logits, rtol=1e-10, atol=1e-10)
+    # Its graph is one product over all tokens: equal to rounding, causal to the bit.
+    assert_causal(evaluation_logits(original), ids_BT, config.vocab_size)
+    assert leak_warning(config) == []
+
+
+def test_a_leak_through_attention_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention that sees everything fails the same check."""
+
+    def everything(query: Tensor, key: Tensor, value: Tensor, rate: float, *, training: bool) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    monkeypatch.setattr("gnn_moe.model.experts.causal_attention", everything)
+    config = one_of_each()[0]
+    assert isinstance(build_model(config).layers[0].get_submodule("experts"), Experts)
+    with pytest.raises(AssertionError, match="leaks to"):
+        assert_causal(evaluation_logits(random_model(config)), random_ids(config), config.vocab_size)

@@ -1,0 +1,189 @@
+"""The head's loss, formed chunk by chunk, equals the plain cross-entropy of all logits, forward and backward.
+
+Letters: N tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gnn_moe.data.batches import IGNORED
+from gnn_moe.model import loss as loss_module
+from gnn_moe.model.loss import head_loss
+from tests.model.cases import LargestTensor, assert_same
+
+N, D, V = 150, 5, 13
+CHUNKS = [(1, 1, N), (3 * V, 1, 50), (4 * V + 1, 4, 38), (1, 64, 3), (N * V, 1, 1), (2**25, 64, 1)]
+"""Logits at once, the number that a chunk's rows are a multiple of, and in how many chunks all N tokens then go."""
+chunked = pytest.mark.parametrize("chunks", CHUNKS, indirect=True)
+
+
+@pytest.fixture
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sets how the loss is cut, and checks that it was, so that no test of chunks is one of a single chunk."""
+    at_once, multiple, expected = request.param
+    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", multiple)
+    one_chunk, rows = loss_module._chunk_loss, []
+
+    def counted(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+        rows.append(len(logits_CV))
+        return one_chunk(logits_CV, target_C)
+
+    monkeypatch.setattr(loss_module, "_chunk_loss", counted)
+    yield
+    assert max(rows) <= -(-N // expected) + multiple
+    assert len(rows) >= min(expected, 3)
+
+
+def inputs(dtype: torch.dtype = torch.float64, scale: float = 2.0) -> tuple[dict[str, Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"hidden": (N, D), "weight": (V, D), "bias": (V,)}
+    tensors = {
+        name: (scale * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+        for name, shape in shapes.items()
+    }
+    target_N = torch.randint(V, (N,), generator=generator)
+    target_N[[0, 4, 10, 64, 149]] = IGNORED
+    target_N[1] = 0
+    return tensors, target_N
+
+
+def loss_of(tensors: dict[str, Tensor], target_N: Tensor, denominator: Tensor) -> Tensor:
+    return head_loss(tensors["hidden"], tensors["weight"], tensors["bias"], target_N, denominator)
+
+
+def grads(loss: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(zip(tensors, torch.autograd.grad(loss, list(tensors.values())), strict=True))
+
+
+@chunked
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("ignored", ["some", "none", "first chunk"])
+def test_equals_cross_entropy(ignored: str) -> None:
+    tensors, target_N = inputs()
+    if ignored == "none":
+        target_N = target_N.clamp(min=0)
+    if ignored == "first chunk":
+        target_N[:5] = IGNORED
+    denominator = (target_N != IGNORED).sum()
+    # A factor other than 1 stands for whatever the caller does with the loss.
+    loss = 3 * loss_of(tensors, target_N, denominator)
+    expected = 3 * functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
+    assert_same({"loss": loss}, {"loss": expected}, 1e-12)
+    assert_same(grads(loss, tensors), grads(expected, tensors), 1e-12)
+
+
+@chunked
+@pytest.mark.usefixtures("chunks")
+def test_ignored_targets_inside_the_product() -> None:
+    """On a GPU nothing is selected before the product: the ignored tokens go through it and must count nothing."""
+    tensors, target_N = inputs()
+    denominator = (target_N != IGNORED).sum()
+    loss = loss_module._HeadLoss.apply(*tensors.values(), target_N, denominator)  # type: ignore[no-untyped-call]
+    expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
+    assert_same({"loss": loss}, {"loss": expected}, 1e-12)
+    assert_same(grads(loss, tensors), grads(expected, tensors), 1e-12)
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+def test_gradients_where_one_input_needs_none(frozen: str) -> None:
+    tensors, target_N = inputs()
+    tensors[frozen].requires_grad_(False)
+    asked = {name: tensor for name, tensor in tensors.items() if name != frozen}
+    loss = loss_of(tensors, target_N, torch.tensor(N - 5))
+    expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
+    assert_same(grads(loss, asked), grads(expected, asked), 1e-12)
+
+
+@pytest.mark.parametrize("at_once", [3 * V, 2**25])
+def test_gradcheck(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", 1)
+    tensors, target_N = inputs(scale=1.0)
+    tensors["hidden"], target_N = tensors["hidden"].detach()[:11].requires_grad_(), target_N[:11]
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: head_loss(h, w, b, target_N, torch.tensor(5.0)), (*tensors.values(),)
+    )
+
+
+def test_denominator_divides_the_sum() -> None:
+    tensors, target_N = inputs()
+    logits_NV = tensors["hidden"] @ tensors["weight"].T + tensors["bias"]
+    total = functional.cross_entropy(logits_NV, target_N, reduction="sum")
+    loss = loss_of(tensors, target_N, torch.tensor(1000.0))
+    assert_same({"loss": loss}, {"loss": total / 1000}, 1e-12)
+    assert_same(grads(loss, tensors), grads(total / 1000, tensors), 1e-12)
+
+
+def test_a_piece_without_targets_adds_nothing() -> None:
+    tensors, target_N = inputs()
+    loss = loss_of(tensors, torch.full_like(target_N, IGNORED), torch.tensor(7.0))
+    assert loss.item() == 0
+    for gradient in grads(loss, tensors).values():
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("offset", [1e4, -1e4])
+def test_large_logits_do_not_overflow(offset: float) -> None:
+    tensors, target_N = inputs(torch.float32)
+    with torch.no_grad():
+        tensors["bias"] += offset
+    loss = loss_of(tensors, target_N, torch.tensor(N - 5))
+    doubles = [tensor.detach().double() for tensor in tensors.values()]
+    expected = functional.cross_entropy(doubles[0] @ doubles[1].T + doubles[2], target_N)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert all(gradient.isfinite().all() for gradient in grads(loss, tensors).values())
+
+
+def test_bf16_products_with_a_float32_loss() -> None:
+    tensors, target_N = inputs(torch.float32, scale=1.0)
+    hidden = tensors["hidden"].detach().bfloat16().requires_grad_()
+    loss = head_loss(hidden, tensors["weight"], tensors["bias"], target_N, torch.tensor(N - 5))
+    expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=0.02)
+    found, exact = grads(loss, {**tensors, "hidden": hidden}), grads(expected, tensors)
+    assert found["weight"].dtype == found["bias"].dtype == torch.float32
+    for name, values in exact.items():
+        assert (found[name].float() - values).norm() < 0.03 * values.norm(), name
+
+
+def test_the_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", 64 * 512)
+    hidden, weight = torch.randn(512, 4, requires_grad=True), torch.randn(512, 4, requires_grad=True)
+    with LargestTensor() as largest:
+        loss = head_loss(hidden, weight, torch.zeros(512), torch.arange(512), torch.tensor(512))
+        torch.autograd.grad(loss, [hidden, weight])
+    assert largest.numbers == 64 * 512  # of 512 · 512
+
+
+def test_padding_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, target_N = inputs()
+    target_N[20:140] = IGNORED
+    rows, one_chunk = [], loss_module._chunk_loss
+
+    def counted(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+        rows.append(len(logits_CV))
+        return one_chunk(logits_CV, target_C)
+
+    monkeypatch.setattr(loss_module, "_chunk_loss", counted)
+    loss = loss_of(tensors, target_N, (target_N != IGNORED).sum())
+    expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
+    assert_same({"loss": loss}, {"loss": expected}, 1e-12)
+    assert_same(grads(loss, tensors), grads(expected, tensors), 1e-12)
+    assert sum(rows) <= 64  # of 150; 26 are predicted, and a CPU takes rows by 64
+
+
+def test_no_gradient_is_formed_where_none_is_asked_for() -> None:
+    tensors, target_N = inputs()
+    with torch.no_grad():
+        loss = loss_of(tensors, target_N, torch.tensor(N - 5))
+    assert not loss.requires_grad
+    expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
