@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gnn_moe.config import ModelConfig
     from gnn_moe.model.language_model import build_model
-    from gnn_moe.training.checkpoints import load_model
+    from gnn_moe.model.storage import load_model
 
 __all__ = ["ModelConfig", "build_model", "load_model"]
 
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ModelConfig": "gnn_moe.config",
     "build_model": "gnn_moe.model.language_model",
-    "load_model": "gnn_moe.training.checkpoints",
+    "load_model": "gnn_moe.model.storage",
 }
 
 

@@ -170,10 +170,11 @@ def _generate(arguments: Sequence[str], program: str) -> int:
     parsed = _parse(GenerateArguments, arguments, program)
     from gnn_moe.evaluations import continue_prompt
 
-    print(parsed.prompt, end="", flush=True)
-    for text in continue_prompt(
+    continuation = continue_prompt(
         parsed.path, parsed.prompt, parsed.max_new_tokens, parsed.sampling, checkpoint=parsed.checkpoint
-    ):
+    )
+    print(parsed.prompt, end="", flush=True)
+    for text in continuation:
         print(text, end="", flush=True)
     print()
     return 0

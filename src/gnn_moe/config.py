@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
@@ -29,6 +30,9 @@ C = TypeVar("C")
 
 ALL = -1
 """The value of a count that stands for "all there are"."""
+
+LONGEST_RUN_NAME = 200
+"""Bytes; file systems take 255, and a few are ours."""
 
 _HYPEREDGES_FILE: tyro.constructors.PrimitiveConstructorSpec[Hyperedges | None] = (
     tyro.constructors.PrimitiveConstructorSpec(
@@ -207,8 +211,12 @@ class OutputConfig:
             self.run_name in ("", ".", "..") or not self.run_name.isprintable() or {"/", "\\"} & set(self.run_name)
         ):
             raise BadInput(f"--run_name {self.run_name!r} leaves the output folder: use a plain name, without / or ..")
+        if self.run_name is not None and len(os.fsencode(self.run_name)) > LONGEST_RUN_NAME:
+            raise BadInput(f"--run_name {self.run_name!r} is too long: use at most {LONGEST_RUN_NAME} bytes")
         if self.save_every is not None:
             _check_size(self, "save_every")
+        if self.resume and self.run_name is None:
+            raise BadInput("--resume needs --run_name: name the run to continue")
         if self.resume and self.overwrite:
             raise BadInput("--resume and --overwrite exclude each other: give one of them")
 

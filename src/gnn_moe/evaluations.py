@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gnn_moe.config import DataConfig, RunConfig, Sampling, run_config_from_dict
 from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import BadInput
 from gnn_moe.model.generation import generate
-from gnn_moe.run_folder import read_json
-from gnn_moe.training.checkpoints import (
+from gnn_moe.model.storage import (
     TOKENIZER_FILE,
     find_model_folder,
     load_model,
     read_config,
+    read_json,
     read_tokenizer,
 )
 from gnn_moe.training.device import accelerator_for
 from gnn_moe.training.evaluation import Evaluation, evaluate
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def stored_data(path: str, checkpoint: str) -> DataConfig:
@@ -80,7 +84,7 @@ def evaluate_model(
 def continue_prompt(
     path: str, prompt: str, max_new_tokens: int, sampling: Sampling, *, checkpoint: str = "best"
 ) -> Iterator[str]:
-    """Yields the continuation of a prompt in pieces of whole characters.
+    """The continuation of a prompt, in pieces of whole characters.
 
     Raises:
         BadInput: the model cannot be used, has no tokenizer, or the prompt is empty.
@@ -88,16 +92,20 @@ def continue_prompt(
     if max_new_tokens < 1:
         raise BadInput(f"--max_new_tokens {max_new_tokens} must be at least 1")
     folder = find_model_folder(path, checkpoint)
+    model = load_model(folder)
     tokenizer = read_tokenizer(folder)
     if tokenizer is None:
         raise BadInput(f"{folder}: has no {TOKENIZER_FILE}; put the tokenizer that it was trained with there")
     ids = tokenizer.encode(prompt).ids
     if not ids:
         raise BadInput("--prompt is empty: give at least one character")
-    model = load_model(path, checkpoint=checkpoint)
+    return _whole_characters(generate(model, ids, max_new_tokens, sampling), tokenizer)
+
+
+def _whole_characters(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
     done: list[int] = []
     printed = ""
-    for token in generate(model, ids, max_new_tokens, sampling):
+    for token in tokens:
         done.append(token)
         text = tokenizer.decode(done)
         # A token may end inside a character, which decodes to the replacement mark until the rest of it comes.

@@ -6,21 +6,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gnn_moe.config import RunConfig, changed_fields, run_config_from_dict, to_dict
 from gnn_moe.errors import BadInput
-from gnn_moe.training.checkpoints import LAST
+from gnn_moe.model.storage import CHECKPOINTS, LAST, read_json
 from gnn_moe.training.record import COUPLING_FILE, METRICS_FILE, SUMMARY_FILE, write_json
 
 COMPLETED, INTERRUPTED, FAILED = "completed", "interrupted", "failed"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,17 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def last_checkpoint(self) -> Path | None:
-        """The folder of the last checkpoint, or None before the first."""
+        """The folder of the last checkpoint, or None before the first.
+
+        Raises:
+            BadInput: it was deleted.
+        """
         link = self.checkpoints / LAST
+        if link.is_symlink() and not link.exists():
+            raise BadInput(f"{link}: leads to a checkpoint that is gone; replace the run with --overwrite")
         return link.resolve() if link.exists() else None
 
     def is_begun(self) -> bool:
@@ -79,23 +86,33 @@ class RunFolder:
         """Makes the folder if needed and keeps other processes from writing to it.
 
         Raises:
-            BadInput: another process is writing to it.
+            BadInput: another process is writing to it, or it cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((self.path / LOCK_FILE).open("w"))
+            except OSError as error:
+                raise BadInput(f"--output_dir: {self.path} cannot be written ({error.strerror})") from None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BadInput(f"{self.path}: another process is training this run; wait for it to end") from None
             yield
 
-    def clear(self) -> None:
-        """Deletes everything but the lock."""
-        for path in self.path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink()
+    def discard(self) -> None:
+        """Deletes the folder: at once out of the way under another name, then file by file.
+
+        A kill leaves either the old run whole or none.
+
+        Raises:
+            BadInput: another process is writing to it.
+        """
+        aside = self.path.with_name(f".{self.path.name}.discarded")
+        shutil.rmtree(aside, ignore_errors=True)
+        with self.locked():
+            self.path.rename(aside)
+        shutil.rmtree(aside)
 
 
 def check_free(folder: RunFolder, config: RunConfig) -> None:
@@ -105,11 +122,15 @@ def check_free(folder: RunFolder, config: RunConfig) -> None:
         BadInput: there is something in it and neither `resume` nor `overwrite` was asked for, or `overwrite` would
             delete what is no run.
     """
-    if not folder.path.exists():
+    try:
+        exists = folder.path.exists()
+    except OSError as error:
+        raise BadInput(f"--run_name: {folder.path} cannot be used ({error.strerror}); use another name") from None
+    if not exists:
         return
     if not folder.path.is_dir():
         raise BadInput(f"--run_name: {folder.path} is a file; use another name")
-    others = [path for path in folder.path.iterdir() if path.name != ".lock" and path.suffix != ".writing"]
+    others = [path for path in folder.path.iterdir() if path.name != LOCK_FILE and path.suffix != ".writing"]
     if others and not folder.is_begun() and (config.output.overwrite or config.output.resume):
         raise BadInput(f"--run_name: {folder.path} holds files but no run; use another name")
     if others and not (config.output.resume or config.output.overwrite):
@@ -122,7 +143,9 @@ def check_unchanged(stored: RunConfig, wanted: RunConfig) -> None:
     Raises:
         BadInput: names every setting that differs.
     """
-    groups = ((stored.model, wanted.model), (stored.data, wanted.data), (stored.training, wanted.training))
+    # The vocabulary follows from data and tokenizer, which are compared themselves.
+    model = dataclasses.replace(wanted.model, vocab_size=stored.model.vocab_size)
+    groups = ((stored.model, model), (stored.data, wanted.data), (stored.training, wanted.training))
     changes = [change for old, new in groups for change in changed_fields(old, new)]
     if changes:
         listed = ", ".join(f"--{name} was {before} and is {after}" for name, before, after in changes)
@@ -132,20 +155,3 @@ def check_unchanged(stored: RunConfig, wanted: RunConfig) -> None:
 def write_config(folder: RunFolder, config: RunConfig) -> None:
     """Writes config.json."""
     write_json(folder.config, to_dict(config))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        BadInput: it cannot be read or is damaged.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: is damaged ({error}); replace the run with --overwrite") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: is damaged (not a JSON object); replace the run with --overwrite")
-    return values

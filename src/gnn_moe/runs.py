@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shlex
 import sys
 import time
 import traceback
@@ -22,9 +23,11 @@ from gnn_moe.data.unigram import unigram_loss
 from gnn_moe.errors import BadInput, GnnMoeError, Interrupted, MemoryFull, RunFailed
 from gnn_moe.figures import write_figures
 from gnn_moe.hypergraph import build_hyperedges, incidence_matrix
+from gnn_moe.model import storage
 from gnn_moe.model.generation import generate
 from gnn_moe.model.language_model import LanguageModel, build_model
 from gnn_moe.model.size import model_size
+from gnn_moe.model.storage import read_json
 from gnn_moe.run_folder import (
     COMPLETED,
     FAILED,
@@ -32,7 +35,6 @@ from gnn_moe.run_folder import (
     RunFolder,
     check_free,
     check_unchanged,
-    read_json,
     write_config,
 )
 from gnn_moe.training import checkpoints
@@ -97,12 +99,15 @@ def run_training(config: RunConfig, command_line: Sequence[str]) -> Summary:
     check_free(folder, config)
     done = folder.read_summary() if config.output.resume else None
     if done is not None and done["status"] == COMPLETED:
+        check_unchanged(folder.read_config(), config)
         print(f"{folder.path} is completed: best evaluation loss {done['best_eval_loss']:.4f}; nothing to resume")
         return Summary(**done)
     training = config.training
     with accelerator_for(training.device, training.precision) as accelerator, stop_on_signals() as stop:
         corpus = load_corpus(config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=corpus.vocab_size))
+        if config.output.overwrite and folder.path.exists():
+            folder.discard()
         with folder.locked():
             run = _Run(
                 config=config,
@@ -185,8 +190,9 @@ class _Run:
         return "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32"
 
     def _begin(self) -> None:
-        self.folder.clear()
         write_config(self.folder, self.config)
+        self.folder.metrics.write_text("", encoding="utf-8")
+        self.folder.summary.unlink(missing_ok=True)
         environment = describe_environment(
             self.accelerator.device, self._precision, self.corpus.record(), self.command_line
         )
@@ -216,7 +222,8 @@ class _Run:
         trainer.resume_from(checkpoint)
         progress = trainer.progress
         if progress.best_step == progress.step:
-            checkpoints.point(self.folder.checkpoints / checkpoints.BEST, checkpoint.name)
+            checkpoints.point(self.folder.checkpoints / storage.BEST, checkpoint.name)
+        checkpoints.remove_unlinked(self.folder.checkpoints)
         trainer.metrics.cut(last_step=progress.step, last_evaluated=progress.evaluated_step)
         trainer.coupling.cut(progress.evaluated_step)
         self.folder.summary.unlink(missing_ok=True)
@@ -272,13 +279,18 @@ class _Run:
             error_class=error_class,
             error_message=None if error is None else _describe(error),
         )
-        write_json(self.folder.summary, dataclasses.asdict(summary))
-        return summary, write_figures(self.folder.path)
+        if error is not None:  # a full disk may leave no room for figures
+            write_json(self.folder.summary, dataclasses.asdict(summary))
+        figures = write_figures(self.folder.path)
+        if error is None:  # a completed run has its figures
+            write_json(self.folder.summary, dataclasses.asdict(summary))
+        return summary, figures
 
     def _explain(self, error: BaseException) -> BaseException:
         """The error that a user should see: the same, or one that says what to do."""
         output = self.config.output
-        resume = f"gnn-moe train --run_name {output.run_name} --output_dir {output.output_dir} --resume"
+        words = ["--run_name", str(output.run_name), "--output_dir", output.output_dir, "--resume"]
+        resume = shlex.join(["gnn-moe", "train", *words])
         if isinstance(error, Interrupted):
             return Interrupted(f"{error}; go on with: {resume}", error.exit_status - 128)
         if isinstance(error, OSError | SafetensorError):

@@ -26,7 +26,7 @@ from gnn_moe.coupler_types import find_coupler
 from gnn_moe.errors import BadInput
 from gnn_moe.interop.original import convert_parameters, import_checkpoint, leak_warning
 from gnn_moe.model.language_model import LanguageModel
-from gnn_moe.training.checkpoints import load_model, read_config
+from gnn_moe.model.storage import load_model, read_config
 from tests import textbook
 from tests.model.cases import config_of, each, random_ids, random_model
 

@@ -24,7 +24,7 @@ from gnn_moe.data.tokenization import GPT2, GPT2_VOCAB_SIZE, gpt2_tokenizer
 from gnn_moe.errors import BadInput
 from gnn_moe.hypergraph import count_hyperedges
 from gnn_moe.model.language_model import LanguageModel
-from gnn_moe.training.checkpoints import write_checksums, write_model_folder
+from gnn_moe.model.storage import write_checksums, write_model_folder
 
 _MODEL_FIELDS = (
     "vocab_size",

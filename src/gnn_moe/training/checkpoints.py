@@ -1,62 +1,30 @@
-"""Checkpoints: a model with its config and tokenizer, and the state that training needs to go on as if never stopped.
+"""Checkpoints: a model folder with the state that training needs to go on as if never stopped.
 
-    checkpoints/step_00000200/   model.safetensors  config.json  tokenizer.json      the model: what load_model reads
-                                 training.safetensors  state.json                    optimiser, generators, progress
+    checkpoints/step_00000200/   model.safetensors  config.json  tokenizer.json  checksums.json      a model folder
+                                 training.safetensors  state.json          optimiser, generators, progress
     checkpoints/last, best       links to one of them
 
 A checkpoint is written under a temporary name, renamed, and only then linked, so a link always leads to a whole one,
-whenever the process is killed. `checksums.json` holds the hash of every other file; loading checks it.
+whenever the process is killed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from gnn_moe.config import ModelConfig, model_config_from_dict
-from gnn_moe.errors import BadInput
 from gnn_moe.model.language_model import LanguageModel
+from gnn_moe.model.storage import read_json, read_tensors, write_checksums
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.json"
-TRAINING_FILE, STATE_FILE, CHECKSUM_FILE = "training.safetensors", "state.json", "checksums.json"
-LAST, BEST = "last", "best"
-
-
-def write_model_folder(
-    folder: Path, model: LanguageModel, config: Mapping[str, Any], tokenizer: Tokenizer | None
-) -> None:
-    """Writes what `load_model` reads into an existing folder.
-
-    Args:
-        folder: where to write.
-        model: the model, on any device.
-        config: plain values with the key `model`; a run's whole config has more.
-        tokenizer: the run's, or None where it is not known.
-    """
-    tensors = {name: values.detach().cpu().contiguous() for name, values in model.state_dict().items()}
-    save_file(tensors, folder / MODEL_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if tokenizer is not None:
-        (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
-
-
-def write_checksums(folder: Path) -> None:
-    """Records the hash of every file in a folder, so that loading can tell a damaged one."""
-    hashes = {path.name: _hash(path) for path in sorted(folder.iterdir())}
-    (folder / CHECKSUM_FILE).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+TRAINING_FILE, STATE_FILE = "training.safetensors", "state.json"
 
 
 def save_checkpoint(checkpoints: Path, step: int, links: Sequence[str], write: Callable[[Path], None]) -> None:
@@ -106,80 +74,6 @@ def remove_unlinked(checkpoints: Path) -> None:
             shutil.rmtree(path)
 
 
-def find_model_folder(path: str | Path, checkpoint: str = BEST) -> Path:
-    """The folder that holds the model of a run (its best or last checkpoint), a checkpoint or an imported model.
-
-    Raises:
-        BadInput: there is no model.
-    """
-    path = Path(path)
-    if (path / MODEL_FILE).is_file():
-        return path
-    linked = path / "checkpoints" / checkpoint
-    if (linked / MODEL_FILE).is_file():
-        return linked.resolve()
-    if not path.exists():
-        raise BadInput(f"{path}: there is no such run or checkpoint; give a run's folder or one of its checkpoints")
-    raise BadInput(f"{path}: holds no {checkpoint} checkpoint; give a run's folder or one of its checkpoints")
-
-
-def load_model(path: str | Path, *, checkpoint: str = BEST) -> LanguageModel:
-    """The model of a run, a checkpoint or an imported folder, in float32 on the CPU, in evaluation mode.
-
-    Args:
-        path: the folder.
-        checkpoint: `best` or `last`, where the folder is a run's.
-
-    Raises:
-        BadInput: there is no model, or its files are damaged or do not belong together.
-    """
-    folder = find_model_folder(path, checkpoint)
-    model = LanguageModel(read_model_config(folder))
-    load_parameters(model, folder)
-    return model.eval()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The plain values of a model folder's config; the key `model` is there.
-
-    Raises:
-        BadInput: it is missing or damaged.
-    """
-    verify(folder)
-    config = _read_json(folder / CONFIG_FILE)
-    if "model" not in config:
-        raise BadInput(f"{folder / CONFIG_FILE}: has no model settings; it is damaged or of another program")
-    return config
-
-
-def read_model_config(folder: Path) -> ModelConfig:
-    """The `ModelConfig` of a model folder; errors as `read_config`."""
-    return model_config_from_dict(read_config(folder)["model"])
-
-
-def load_parameters(model: LanguageModel, folder: Path) -> None:
-    """Fills a model from a model folder.
-
-    Raises:
-        BadInput: the file is damaged or holds another model's parameters.
-    """
-    tensors = _read_tensors(folder / MODEL_FILE)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).replace("\n", " ").replace("\t", "")
-        raise BadInput(f"{folder / MODEL_FILE}: does not fit its config ({reason})") from None
-
-
-def read_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a model folder, or None where it has none."""
-    if not (folder / TOKENIZER_FILE).is_file():
-        return None
-    import tokenizers
-
-    return tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-
-
 def write_training_state(folder: Path, model: LanguageModel, optimiser: torch.optim.Optimizer, state: Any) -> None:
     """Writes the optimiser's moments, the generators and the progress (plain values) into a checkpoint."""
     tensors: dict[str, Tensor] = {"generator/cpu": torch.get_rng_state()}
@@ -198,7 +92,7 @@ def load_training_state(folder: Path, model: LanguageModel, optimiser: torch.opt
     Raises:
         BadInput: a file is missing or damaged.
     """
-    tensors = _read_tensors(folder / TRAINING_FILE)
+    tensors = read_tensors(folder / TRAINING_FILE)
     torch.set_rng_state(tensors.pop("generator/cpu"))
     cuda_state = tensors.pop("generator/cuda", None)
     if cuda_state is not None and torch.cuda.is_available():
@@ -207,43 +101,4 @@ def load_training_state(folder: Path, model: LanguageModel, optimiser: torch.opt
     for key, values in tensors.items():
         kind, name = key.split("/", 1)
         optimiser.state[parameters[name]][kind] = values.to(parameters[name].device)
-    return _read_json(folder / STATE_FILE)
-
-
-def verify(folder: Path) -> None:
-    """Checks a model folder against its hashes.
-
-    Raises:
-        BadInput: a file is missing or differs from what was written.
-    """
-    way_out = "use another checkpoint, or train again with --overwrite"
-    hashes = _read_json(folder / CHECKSUM_FILE)
-    for name, expected in hashes.items():
-        if not (folder / name).is_file():
-            raise BadInput(f"{folder}: {name} is missing; {way_out}")
-        if _hash(folder / name) != expected:
-            raise BadInput(f"{folder / name}: is damaged (its contents are not what was written); {way_out}")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path}: cannot be read ({error}); use another checkpoint") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); use another checkpoint") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: is damaged ({error}); use another checkpoint") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: is damaged (not a JSON object); use another checkpoint")
-    return values
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return read_json(folder / STATE_FILE)

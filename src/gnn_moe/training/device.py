@@ -28,6 +28,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "cpu":
+            return torch.device("cpu")
     except RuntimeError:
         raise BadInput(f"--device {name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps") from None
     if not _is_there(device):
@@ -40,7 +42,7 @@ def _is_there(device: torch.device) -> bool:
         return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
     if device.type == "mps":
         return torch.backends.mps.is_available()
-    return device.type == "cpu"
+    return False
 
 
 def computes_bf16(device: torch.device) -> bool:

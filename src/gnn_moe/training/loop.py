@@ -21,10 +21,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gnn_moe.config import ALL, RunConfig, TrainingConfig, to_dict
-from gnn_moe.data.batches import RowNumbers, collate, epoch_batches
+from gnn_moe.data.batches import RowNumbers, collate, epoch_batches, evaluation_batches
 from gnn_moe.data.corpus import Corpus
 from gnn_moe.data.samples import Samples
 from gnn_moe.errors import Interrupted, NonFiniteError
+from gnn_moe.model import storage
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
 from gnn_moe.training.device import peak_memory_bytes
@@ -124,8 +125,8 @@ class Trainer:
         Raises:
             BadInput: the checkpoint is damaged.
         """
-        checkpoints.verify(folder)
-        checkpoints.load_parameters(self.model, folder)
+        storage.verify(folder)
+        storage.load_parameters(self.model, folder)
         self.progress = Progress.from_dict(checkpoints.load_training_state(folder, self.model, self.optimiser))
         self.tokens_read = self.progress.tokens
 
@@ -166,12 +167,12 @@ class Trainer:
 
         def write(folder: Path) -> None:
             config = to_dict(self.config)
-            checkpoints.write_model_folder(folder, self.model, config, self.corpus.tokenizer)
+            storage.write_model_folder(folder, self.model, config, self.corpus.tokenizer)
             state = dataclasses.asdict(self.progress)
             checkpoints.write_training_state(folder, self.model, self.optimiser, state)
 
-        links = [checkpoints.LAST, checkpoints.BEST] if best else [checkpoints.LAST]
-        checkpoints.save_checkpoint(self.run_folder / "checkpoints", self.progress.step, links, write)
+        links = [storage.LAST, storage.BEST] if best else [storage.LAST]
+        checkpoints.save_checkpoint(self.run_folder / storage.CHECKPOINTS, self.progress.step, links, write)
         self.clock = time.perf_counter()
 
     def _save_is_due(self) -> bool:
@@ -242,29 +243,33 @@ class Trainer:
         """Brings the losses of the last steps to the host and writes their rows; the clock starts anew."""
         read = [(row, float(loss), float(norm)) for row, loss, norm in self.unread]
         self.unread.clear()
-        if read:
+        good = list(itertools.takewhile(lambda item: math.isfinite(item[1] + item[2]), read))
+        if good:
             seconds = time.perf_counter() - self.clock
             self.progress.train_seconds += seconds
-            tokens = read[-1][0]["tokens"] - self.tokens_read
-            self.tokens_read = read[-1][0]["tokens"]
-            for row, loss, norm in read:
-                if not math.isfinite(loss + norm):
-                    self._fail(row["step"], loss, norm)
-                row |= {"loss": loss, "gradient_norm": norm, "tokens_per_second": tokens / seconds}
-            rows = [row for row, _, _ in read]
+            tokens = good[-1][0]["tokens"] - self.tokens_read
+            self.tokens_read = good[-1][0]["tokens"]
+            measured = {"tokens_per_second": tokens / seconds}
+            rows = [row | {"loss": loss, "gradient_norm": norm} | measured for row, loss, norm in good]
             self.metrics.add(rows)
             self.losses.extend(row["loss"] for row in rows)
             self.reporter.training(rows[-1])
+        if len(good) < len(read):
+            self._fail(*read[len(good)])
         self.clock = time.perf_counter()
 
-    def _fail(self, step: int, loss: float, norm: float) -> NoReturn:
-        batch = collate(self.train_samples, self._rows(step - 1), positions=self.config.model.max_seq_length)
-        where = find_non_finite(self.model, batch, self.device)
+    def _fail(self, row: Row, loss: float, norm: float) -> NoReturn:
+        step = row["step"]
+        where = self._find_non_finite(self.train_samples, self._rows(step - 1))
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
         raise NonFiniteError(
             f"step {step}: {what}; first seen in {where}. The optimiser has not moved; try a lower --learning_rate "
             "or --precision fp32"
         )
+
+    def _find_non_finite(self, samples: Samples, rows: RowNumbers) -> str:
+        batch = collate(samples, rows, positions=self.config.model.max_seq_length)
+        return find_non_finite(self.model, batch, self.device)
 
     def _evaluate(self) -> None:
         self._read_losses()
@@ -284,6 +289,13 @@ class Trainer:
             device=self.device,
             on_batch=on_batch,
         )
+        if not math.isfinite(found.eval_loss):
+            rows = evaluation_batches(self.valid_samples.lengths, self.config.training.batch_size)[0]
+            raise NonFiniteError(
+                f"step {progress.step}: the evaluation loss is {found.eval_loss}; first seen in "
+                f"{self._find_non_finite(self.valid_samples, rows)}. The last checkpoint is from before; try a lower "
+                "--learning_rate"
+            )
         seconds = time.perf_counter() - self.clock
         progress.eval_seconds += seconds
         progress.evaluated_step, progress.last_evaluation = progress.step, found

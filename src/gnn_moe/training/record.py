@@ -9,6 +9,8 @@ summary.json    one flat object
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,9 +64,15 @@ class Metrics:
         self.path = path
 
     def cut(self, *, last_step: int, last_evaluated: int) -> None:
-        """Drops training rows after `last_step` and evaluation rows after `last_evaluated`."""
+        """Drops training rows after `last_step` and evaluation rows after `last_evaluated`.
+
+        Raises:
+            BadInput: the file is damaged, or rows are missing.
+        """
         limits = {"train": last_step, "eval": last_evaluated}
         rows = [row for row in read_metrics(self.path) if row["step"] <= limits[row["kind"]]]
+        if [row["step"] for row in rows if row["kind"] == "train"] != list(range(1, last_step + 1)):
+            raise BadInput(f"{self.path}: misses steps before the last checkpoint; replace the run with --overwrite")
         temporary = self.path.with_name(f"{self.path.name}.writing")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         temporary.replace(self.path)
@@ -89,12 +97,19 @@ class CouplingHistory:
         return not self._steps
 
     def cut(self, last_evaluated: int) -> None:
-        """Reads the file back, without what was recorded after the evaluation of step `last_evaluated`."""
-        with np.load(self.path) as stored:
-            kept = np.flatnonzero(stored["steps"] <= last_evaluated)
-            self._steps = [int(step) for step in stored["steps"][kept]]
-            names = [name for name in stored.files if name not in ("steps", "incidence")]
-            self._values = {name: list(stored[name][kept]) for name in names}
+        """Reads the file back, without what was recorded after the evaluation of step `last_evaluated`.
+
+        Raises:
+            BadInput: the file is missing or damaged.
+        """
+        try:
+            with self.path.open("rb") as file, np.load(file) as stored:
+                kept = np.flatnonzero(stored["steps"] <= last_evaluated)
+                self._steps = [int(step) for step in stored["steps"][kept]]
+                names = [name for name in stored.files if name not in ("steps", "incidence")]
+                self._values = {name: list(stored[name][kept]) for name in names}
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BadInput(f"{self.path}: cannot be read ({error}); replace the run with --overwrite") from None
 
     def add(self, step: int, coupling: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Adds a step and rewrites the file."""
