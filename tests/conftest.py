@@ -11,7 +11,7 @@ import pytest
 # Read when torch starts its threads: without it, tests that run beside anything else spin for processors.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from tests.small_runs import Commands, Setting, write_corpus  # noqa: E402
+from tests.small_runs import Commands, Setting, write_corpus
 
 
 @pytest.fixture(scope="session")
