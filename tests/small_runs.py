@@ -179,6 +179,16 @@ def terminated(*arguments: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def terminated_twice(*arguments: Any) -> None:
+    terminated()
+    terminated()
+
+
+def interrupted_and_terminated(*arguments: Any) -> None:
+    interrupted()
+    terminated()
+
+
 def killed_with_half_a_model(folder: Path, *arguments: Any) -> None:
     """For `write_model_folder`: the file stops in the middle."""
     path = folder / "model.safetensors"

@@ -129,6 +129,41 @@ def test_an_empty_name_is_refused(name: str) -> None:
         DataConfig(**{name: ""})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("config_class", "values"),
+    [
+        (TrainingConfig, {"precision": "fp16"}),
+        (TrainingConfig, {"device": None}),
+        (TrainingConfig, {"group_by_length": "false"}),
+        (DataConfig, {"data_format": "pack"}),
+        (DataConfig, {"tokenizer": 5}),
+        (DataConfig, {"dataset_config_name": 5}),
+        (ModelConfig, {"coupler_type": None}),
+        (ModelConfig, {"static_hyperedge_strategy": 3}),
+        (ModelConfig, {"hgnn_learnable_edge_weights": "no"}),
+        (ModelConfig, {"coupler_type": "HGNN", "static_hyperedge_strategy": "custom", "hyperedges": "ab"}),
+        (ModelConfig, {"coupler_type": "HGNN", "static_hyperedge_strategy": "custom", "hyperedges": ((0.5, 1),)}),
+        (ModelConfig, {"coupler_type": "GNN", "hyperedges": ((0, 1),)}),
+        (OutputConfig, {"run_name": 5}),
+    ],
+)
+def test_values_of_another_kind_are_bad_input(config_class: type[Any], values: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=f"--{list(values)[-1]}"):
+        config_class(**values)
+
+
+def test_hyperedges_are_kept_as_tuples() -> None:
+    lists: Any = [[0, 1], [1, 2]]
+    config = ModelConfig(coupler_type="HGNN", static_hyperedge_strategy="custom", hyperedges=lists)
+    assert config.hyperedges == ((0, 1), (1, 2))
+    assert hash(config)
+
+
+def test_resume_needs_a_name() -> None:
+    with pytest.raises(BadInput, match="--resume needs --run_name"):
+        OutputConfig(resume=True)
+
+
 def test_resume_and_overwrite_exclude_each_other() -> None:
     with pytest.raises(BadInput, match="--resume and --overwrite"):
         OutputConfig(resume=True, overwrite=True)

@@ -23,7 +23,8 @@ from gnn_moe.config import RunConfig, run_config_from_dict
 from gnn_moe.data.corpus import load_corpus
 from gnn_moe.data.unigram import unigram_loss
 from gnn_moe.errors import BadInput
-from gnn_moe.runs import Summary, run_training, with_run_name
+from gnn_moe.run_summary import Summary
+from gnn_moe.runs import run_training, with_run_name
 from tests.small_runs import (
     EVALUATED,
     ROOT,

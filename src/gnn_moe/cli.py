@@ -7,8 +7,10 @@ runs, so `--help` loads no torch.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +49,7 @@ class EvaluateArguments:
     json: bool = False
     """Print one flat JSON object instead of lines."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:1."""
     precision: Literal["run", "auto", "bf16", "fp32"] = "run"
     """run: what the model was trained in."""
     cache_dir: str | None = None
@@ -82,9 +84,6 @@ class ImportArguments:
 
 def _train(arguments: Sequence[str], program: str) -> int:
     config = _parse(RunConfig, arguments, program)
-    if config.output.dry_run:
-        _print_plan(config)
-        return 0
     if config.output.resume and config.output.run_name is not None:
         from pathlib import Path
 
@@ -95,6 +94,9 @@ def _train(arguments: Sequence[str], program: str) -> int:
             # What the command does not say is as it was; what it says is compared later.
             stored = dataclasses.replace(folder.read_config(), output=OutputConfig())
             config = _parse(RunConfig, arguments, program, default=stored)
+    if config.output.dry_run:
+        _print_plan(config)
+        return 0
     from gnn_moe.runs import run_training
     from gnn_moe.training.device import keep_freed_memory
 
@@ -246,10 +248,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in VERBS:
             raise BadInput(f"{name!r} is no verb: use one of {', '.join(VERBS)}")
-        return VERBS[name].run(rest, program)
+        status = VERBS[name].run(rest, program)
+        sys.stdout.flush()
     except GnnMoeError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:
+        return _closed_output()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"{program}: {error.filename!r} is too long for a file name; give a shorter one", file=sys.stderr)
+        return BadInput.exit_status
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
+    return status
+
+
+def _closed_output() -> int:
+    """What a reader that left early (`| head`) gets: silence, and the status that a shell gives for SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from gnn_moe.checks import ALL, check_count, check_rate, check_seed, check_size, check_words, is_number
 from gnn_moe.coupler_types import (
     CouplerType,
     coupler_type_names,
@@ -27,9 +27,6 @@ from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.hyperedges import STRATEGIES, Hyperedges, check_hyperedges, freeze_hyperedges, read_hyperedges
 
 C = TypeVar("C")
-
-ALL = -1
-"""The value of a count that stands for "all there are"."""
 
 LONGEST_RUN_NAME = 200
 """Bytes; file systems take 255, and a few are ours."""
@@ -77,11 +74,12 @@ class ModelConfig:
     """Longest sequence, in tokens: rows are cut there."""
 
     def __post_init__(self) -> None:
+        check_words(self)
         for name in ("vocab_size", "num_experts", "embed_dim", "num_layers", "gnn_layers", "max_seq_length"):
-            _check_size(self, name)
+            check_size(self, name)
         if self.num_heads is not None:
-            _check_size(self, "num_heads")
-        if not (_is_number(self.dropout_rate) and 0 <= self.dropout_rate < 1):
+            check_size(self, "num_heads")
+        if not (is_number(self.dropout_rate) and 0 <= self.dropout_rate < 1):
             raise BadInput(f"--dropout_rate {self.dropout_rate!r} must be at least 0 and below 1")
         if self.coupler_type not in coupler_type_names():
             raise unknown_name("--coupler_type", self.coupler_type, coupler_type_names())
@@ -89,14 +87,8 @@ class ModelConfig:
             raise unknown_name("--hgnn_conv_type", self.hgnn_conv_type, hgnn_conv_type_names())
         if self.static_hyperedge_strategy not in STRATEGIES:
             raise unknown_name("--static_hyperedge_strategy", self.static_hyperedge_strategy, STRATEGIES)
-        if self.embed_dim % self.heads:
-            divisors = [n for n in range(1, min(self.embed_dim, 64) + 1) if self.embed_dim % n == 0]
-            raise BadInput(
-                f"--embed_dim {self.embed_dim} is not divisible by --num_heads {self.heads}: "
-                f"use one of {', '.join(map(str, divisors))} heads or another width"
-            )
-        if self.coupler.uses_hypergraph:
-            check_hyperedges(self.static_hyperedge_strategy, self.num_experts, self.hyperedges)
+        self._check_heads()
+        self._check_hyperedges()
 
     @property
     def heads(self) -> int:
@@ -109,6 +101,22 @@ class ModelConfig:
     def coupler(self) -> CouplerType:
         """The coupler's row in the table of couplers."""
         return find_coupler(self.coupler_type, self.hgnn_conv_type)
+
+    def _check_heads(self) -> None:
+        if self.embed_dim % self.heads:
+            divisors = [n for n in range(1, min(self.embed_dim, 64) + 1) if self.embed_dim % n == 0]
+            raise BadInput(
+                f"--embed_dim {self.embed_dim} is not divisible by --num_heads {self.heads}: "
+                f"use one of {', '.join(map(str, divisors))} heads or another width"
+            )
+
+    def _check_hyperedges(self) -> None:
+        if self.hyperedges is not None:
+            object.__setattr__(self, "hyperedges", freeze_hyperedges(self.hyperedges, "--hyperedges"))
+            if not self.coupler.uses_hypergraph:
+                raise BadInput(f"--hyperedges is for --coupler_type HGNN, not {self.coupler_type}: drop one of them")
+        if self.coupler.uses_hypergraph:
+            check_hyperedges(self.static_hyperedge_strategy, self.num_experts, self.hyperedges)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +139,12 @@ class DataConfig:
     """Evaluation samples, the first of one fixed shuffle (-1: all)."""
 
     def __post_init__(self) -> None:
+        check_words(self)
         for name in ("dataset_name", "text_column", "tokenizer"):
             if not getattr(self, name):
                 raise BadInput(f"--{name} is empty: leave it out for the default, {_default(self, name)}")
         for name in ("num_train_samples", "num_eval_samples"):
-            _check_count(self, name)
+            check_count(self, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,22 +176,23 @@ class TrainingConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the processor or GPU computes in it, else fp32."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:1."""
     compile: bool = False
     """Compile the model with torch.compile."""
 
     def __post_init__(self) -> None:
+        check_words(self)
         for name in ("epochs", "eval_every", "batch_size"):
-            _check_size(self, name)
+            check_size(self, name)
         for name in ("learning_rate", "gradient_clip"):
-            _check_rate(self, name)
-        _check_rate(self, "weight_decay", zero=True)
-        _check_count(self, "max_batches_per_epoch")
+            check_rate(self, name)
+        check_rate(self, "weight_decay", zero=True)
+        check_count(self, "max_batches_per_epoch")
         if self.micro_batch_size is not None:
-            _check_size(self, "micro_batch_size")
+            check_size(self, "micro_batch_size")
         if type(self.warmup_steps) is not int or self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps {self.warmup_steps!r} must be a whole number, 0 or more")
-        _check_seed(self.seed)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +217,7 @@ class OutputConfig:
     """Print the resolved settings, parameters and FLOPs, and stop."""
 
     def __post_init__(self) -> None:
+        check_words(self)
         if self.run_name is not None and (
             self.run_name in ("", ".", "..") or not self.run_name.isprintable() or {"/", "\\"} & set(self.run_name)
         ):
@@ -214,11 +225,11 @@ class OutputConfig:
         if self.run_name is not None and len(os.fsencode(self.run_name)) > LONGEST_RUN_NAME:
             raise BadInput(f"--run_name {self.run_name!r} is too long: use at most {LONGEST_RUN_NAME} bytes")
         if self.save_every is not None:
-            _check_size(self, "save_every")
-        if self.resume and self.run_name is None:
-            raise BadInput("--resume needs --run_name: name the run to continue")
+            check_size(self, "save_every")
         if self.resume and self.overwrite:
             raise BadInput("--resume and --overwrite exclude each other: give one of them")
+        if self.resume and self.run_name is None:
+            raise BadInput("--resume needs --run_name: name the run to continue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,12 +256,13 @@ class Sampling:
     """Of the random choices."""
 
     def __post_init__(self) -> None:
-        _check_rate(self, "temperature", zero=True)
+        check_words(self)
+        check_rate(self, "temperature", zero=True)
         if self.top_k is not None and self.top_k < 1:
             raise BadInput(f"--top_k {self.top_k} must be at least 1, or None for all tokens")
         if not 0 < self.top_p <= 1:
             raise BadInput(f"--top_p {self.top_p} must be above 0 and at most 1")
-        _check_seed(self.seed)
+        check_seed(self.seed)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -276,10 +288,7 @@ def run_config_from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 
 def model_config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
-    """The inverse of `to_dict` for a `ModelConfig`; JSON's lists become the tuples of `hyperedges`."""
-    _check_mapping(values, ModelConfig)
-    if values.get("hyperedges") is not None:
-        values = {**values, "hyperedges": freeze_hyperedges(values["hyperedges"], "config field hyperedges")}
+    """The inverse of `to_dict` for a `ModelConfig`."""
     return _from_dict(ModelConfig, values)
 
 
@@ -305,30 +314,3 @@ def _check_mapping(values: object, config_class: type[Any]) -> None:
 
 def _default(config: Any, name: str) -> Any:
     return next(f.default for f in dataclasses.fields(config) if f.name == name)
-
-
-def _check_size(config: Any, name: str) -> None:
-    value = getattr(config, name)
-    if type(value) is not int or value <= 0:
-        raise BadInput(f"--{name} {value!r} must be a positive whole number")
-
-
-def _check_count(config: Any, name: str) -> None:
-    value = getattr(config, name)
-    if type(value) is not int or (value != ALL and value <= 0):
-        raise BadInput(f"--{name} {value!r} must be a positive whole number, or -1 for all")
-
-
-def _check_seed(seed: int) -> None:
-    if type(seed) is not int or not 0 <= seed < 2**63:
-        raise BadInput(f"--seed {seed!r} must be a whole number from 0 to 2^63 - 1")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _check_rate(config: Any, name: str, *, zero: bool = False) -> None:
-    value = getattr(config, name)
-    if not _is_number(value) or value < 0 or (value == 0 and not zero):
-        raise BadInput(f"--{name} {value!r} must be {'0 or ' if zero else ''}a positive number")

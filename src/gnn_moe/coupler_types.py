@@ -39,12 +39,10 @@ class CouplerType:
     """Parameters of one coupler, without the readout."""
     forward_flops: Callable[[CouplerShape], int]
     """Matrix-product FLOPs of one coupler for one token (2 a multiply-add), without the readout."""
+    uses_hypergraph: bool = False
+    """Whether it couples along the hyperedges of `--static_hyperedge_strategy`."""
     hgnn_conv_type: str | None = None
     """The value of `--hgnn_conv_type` that selects this row; None where that flag does not matter."""
-
-    @property
-    def uses_hypergraph(self) -> bool:
-        return self.hgnn_conv_type is not None
 
 
 def _gnn_parameters(s: CouplerShape) -> int:
@@ -81,8 +79,8 @@ _MODULE = "gnn_moe.model.couplers"
 # fmt: off
 COUPLERS: tuple[CouplerType, ...] = (
     CouplerType(coupler_type="GNN", implementation=f"{_MODULE}:GNNCoupler", parameters=_gnn_parameters, forward_flops=_gnn_flops),
-    CouplerType(coupler_type="HGNN", hgnn_conv_type="hgnn", implementation=f"{_MODULE}:HGNNCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
-    CouplerType(coupler_type="HGNN", hgnn_conv_type="HypergraphConv", implementation=f"{_MODULE}:HypergraphConvCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
+    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", implementation=f"{_MODULE}:HGNNCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
+    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="HypergraphConv", implementation=f"{_MODULE}:HypergraphConvCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
     CouplerType(coupler_type="attention", implementation=f"{_MODULE}:AttentionCoupler", parameters=_attention_parameters, forward_flops=_attention_flops),
     CouplerType(coupler_type="mean", implementation=f"{_MODULE}:MeanCoupler", parameters=_nothing, forward_flops=_nothing),
 )

@@ -12,11 +12,10 @@ from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import BadInput
 from gnn_moe.model.generation import generate
 from gnn_moe.model.storage import (
-    TOKENIZER_FILE,
     find_model_folder,
+    find_tokenizer,
     load_model,
     read_config,
-    read_json,
     read_tokenizer,
 )
 from gnn_moe.training.device import accelerator_for
@@ -59,8 +58,8 @@ def evaluate_model(
     """
     folder = find_model_folder(path, checkpoint)
     stored = _stored(folder)
-    if data.tokenizer == stored.data.tokenizer and (folder / TOKENIZER_FILE).is_file():
-        data = dataclasses.replace(data, tokenizer=str(folder / TOKENIZER_FILE))
+    if data.tokenizer == stored.data.tokenizer and (own := find_tokenizer(folder)) is not None:
+        data = dataclasses.replace(data, tokenizer=str(own))
     corpus = load_corpus(data, max_seq_length=stored.model.max_seq_length, cache_dir=cache_dir, splits=(split,))
     if corpus.vocab_size != stored.model.vocab_size:
         raise BadInput(
@@ -69,7 +68,7 @@ def evaluate_model(
         )
     for notice in corpus.notices:
         on_notice(notice)
-    chosen = _run_precision(path, stored) if precision == "run" else precision
+    chosen = stored.training.precision if precision == "run" else precision
     with accelerator_for(device, chosen) as accelerator:
         model = accelerator.prepare(load_model(path, checkpoint=checkpoint).to(accelerator.device))
         return evaluate(
@@ -95,7 +94,9 @@ def continue_prompt(
     model = load_model(folder)
     tokenizer = read_tokenizer(folder)
     if tokenizer is None:
-        raise BadInput(f"{folder}: has no {TOKENIZER_FILE}; put the tokenizer that it was trained with there")
+        raise BadInput(f"{folder}: was written without a tokenizer, so no text can be continued; use a run of ours")
+    if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise BadInput(f"--prompt {prompt!r} is not UTF-8: give it in that encoding")
     ids = tokenizer.encode(prompt).ids
     if not ids:
         raise BadInput("--prompt is empty: give at least one character")
@@ -117,11 +118,3 @@ def _whole_characters(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[s
 
 def _stored(folder: Path) -> RunConfig:
     return run_config_from_dict(read_config(folder))
-
-
-def _run_precision(path: str, stored: RunConfig) -> str:
-    """What the run was trained in, where its environment tells; else what its config asks for."""
-    environment = Path(path) / "environment.json"
-    if not environment.exists():
-        return stored.training.precision
-    return str(read_json(environment)["precision"])

@@ -20,7 +20,6 @@ from gnn_moe.errors import BadInput
 from gnn_moe.model.storage import CHECKPOINTS, LAST, read_json
 from gnn_moe.training.record import COUPLING_FILE, METRICS_FILE, SUMMARY_FILE, write_json
 
-COMPLETED, INTERRUPTED, FAILED = "completed", "interrupted", "failed"
 LOCK_FILE = ".lock"
 
 
@@ -80,6 +79,17 @@ class RunFolder:
             BadInput: config.json is damaged.
         """
         return run_config_from_dict(read_json(self.config))
+
+    def read_environment(self) -> dict[str, Any]:
+        """environment.json.
+
+        Raises:
+            BadInput: it is damaged.
+        """
+        environment = read_json(self.environment)
+        if not {"precision", "data"} <= set(environment):
+            raise BadInput(f"{self.environment}: is damaged (it has no precision and data); use --overwrite")
+        return environment
 
     @contextmanager
     def locked(self) -> Iterator[None]:

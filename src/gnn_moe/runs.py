@@ -7,7 +7,6 @@ import random
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,68 +14,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 
 from gnn_moe.config import RunConfig, Sampling
 from gnn_moe.data.corpus import Corpus, load_corpus
-from gnn_moe.data.unigram import unigram_loss
-from gnn_moe.errors import BadInput, GnnMoeError, Interrupted, MemoryFull, RunFailed
+from gnn_moe.errors import BadInput
 from gnn_moe.figures import write_figures
 from gnn_moe.hypergraph import build_hyperedges, incidence_matrix
 from gnn_moe.model import storage
 from gnn_moe.model.generation import generate
 from gnn_moe.model.language_model import LanguageModel, build_model
 from gnn_moe.model.size import model_size
-from gnn_moe.model.storage import read_json
-from gnn_moe.run_folder import (
-    COMPLETED,
-    FAILED,
-    INTERRUPTED,
-    RunFolder,
-    check_free,
-    check_unchanged,
-    write_config,
-)
+from gnn_moe.run_folder import RunFolder, check_free, check_unchanged, write_config
+from gnn_moe.run_summary import COMPLETED, Summary, explain, read_summary, summarise_run, summary_lines
 from gnn_moe.training import checkpoints
-from gnn_moe.training.device import accelerator_for, is_out_of_memory, peak_memory_bytes, reset_peak_memory
+from gnn_moe.training.device import accelerator_for, peak_memory_bytes, precision_of, reset_peak_memory
 from gnn_moe.training.environment import describe_environment
-from gnn_moe.training.loop import Trainer
+from gnn_moe.training.loop import Progress, Trainer, count_steps
 from gnn_moe.training.progress import build_reporter
 from gnn_moe.training.record import CouplingHistory, Metrics, write_json
 from gnn_moe.training.stopping import StopRequest, stop_on_signals
 
 _SAMPLE_PROMPT, _SAMPLE_LENGTH = 8, 40
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """summary.json: how a run ended. Losses are in nats a predicted token; those of the evaluation set unless named."""
-
-    status: str
-    """completed, interrupted or failed."""
-    run_name: str
-    dataset: str
-    best_eval_loss: float | None
-    final_eval_loss: float | None
-    perplexity: float | None
-    """exp(best_eval_loss)."""
-    bits_per_byte: float | None
-    """At the best evaluation."""
-    word_perplexity: float | None
-    """At the best evaluation; None unless whole documents were read."""
-    unigram_loss: float
-    """Of token frequencies alone."""
-    best_step: int | None
-    steps: int
-    total_steps: int
-    tokens: int
-    total_parameters: int
-    train_minutes: float
-    eval_minutes: float
-    tokens_per_second: float
-    peak_memory_bytes: int
-    error_class: str | None = None
-    error_message: str | None = None
 
 
 def run_training(config: RunConfig, command_line: Sequence[str]) -> Summary:
@@ -97,11 +55,8 @@ def run_training(config: RunConfig, command_line: Sequence[str]) -> Summary:
     config = with_run_name(config)
     folder = RunFolder(Path(config.output.output_dir) / str(config.output.run_name))
     check_free(folder, config)
-    done = folder.read_summary() if config.output.resume else None
-    if done is not None and done["status"] == COMPLETED:
-        check_unchanged(folder.read_config(), config)
-        print(f"{folder.path} is completed: best evaluation loss {done['best_eval_loss']:.4f}; nothing to resume")
-        return Summary(**done)
+    if (done := _completed(folder, config)) is not None:
+        return done
     training = config.training
     with accelerator_for(training.device, training.precision) as accelerator, stop_on_signals() as stop:
         corpus = load_corpus(config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
@@ -109,6 +64,10 @@ def run_training(config: RunConfig, command_line: Sequence[str]) -> Summary:
         if config.output.overwrite and folder.path.exists():
             folder.discard()
         with folder.locked():
+            # Another run of this name may have begun, or ended, while the data was read.
+            check_free(folder, config)
+            if (done := _completed(folder, config)) is not None:
+                return done
             run = _Run(
                 config=config,
                 corpus=corpus,
@@ -118,6 +77,17 @@ def run_training(config: RunConfig, command_line: Sequence[str]) -> Summary:
                 command_line=command_line,
             )
             return run.execute()
+
+
+def _completed(folder: RunFolder, config: RunConfig) -> Summary | None:
+    """The summary of a run that is to be resumed and is completed already, which is said; else None."""
+    values = folder.read_summary() if config.output.resume else None
+    if values is None or values.get("status") != COMPLETED:
+        return None
+    check_unchanged(folder.read_config(), config)
+    summary = read_summary(values, str(folder.summary))
+    print(f"{folder.path} is completed: best evaluation loss {summary.best_eval_loss}; nothing to resume")
+    return summary
 
 
 def with_run_name(config: RunConfig) -> RunConfig:
@@ -148,46 +118,72 @@ class _Run:
         reset_peak_memory(self.accelerator.device)
         begun = self.config.output.resume and self.folder.is_begun()
         checkpoint = self._check_resumable() if begun else None
-        model = build_model(self.config.model, seed=self.config.training.seed)
-        trainer = self._trainer(model)
         if checkpoint is None:
             self._begin()
-        else:
-            self._continue(trainer, checkpoint)
-        self._announce(trainer)
-        output = self.config.output
+        progress = Progress()
         try:
-            trainer.run(build_reporter(trainer.total_steps, trainer.progress.step, quiet=output.quiet))
+            trainer = self._trainer(progress)
+            if checkpoint is not None:
+                self._continue(trainer, checkpoint)
+            self._announce(trainer)
+            quiet = self.config.output.quiet
+            trainer.run(build_reporter(trainer.total_steps, progress.step, quiet=quiet))
+        except BadInput:  # a damaged checkpoint: the run is as it was
+            raise
         except BaseException as error:
-            cause = self._explain(error)
-            try:
-                self._conclude(trainer, cause)
-            except OSError as second:  # a full disk; what ended the run is still the first error
-                print(f"{self.folder.summary} could not be written: {second}", file=sys.stderr)
+            cause = self._record_failure(progress, error)
             if cause is error:
                 raise
             raise cause from error
-        summary, figures = self._conclude(trainer, None)
+        figures = write_figures(self.folder.path)
+        # Last: a run that is called completed has its figures.
+        summary = self._write_summary(progress, None)
         self._report(summary, trainer.model, figures)
         return summary
 
-    def _trainer(self, model: LanguageModel) -> Trainer:
+    def _record_failure(self, progress: Progress, error: BaseException) -> BaseException:
+        """Records why the run ended, and returns what the user should see."""
+        output = self.config.output
+        words = ["--run_name", str(output.run_name), "--output_dir", output.output_dir, "--resume"]
+        cause = explain(error, shlex.join(["gnn-moe", "train", *words]), self.config.training.micro_batch_size)
+        try:
+            self._write_summary(progress, cause)
+            write_figures(self.folder.path)
+        except OSError as second:  # a full disk; what ended the run is still the first error
+            print(f"{self.folder.path}: the summary could not be written ({second})", file=sys.stderr)
+        return cause
+
+    def _write_summary(self, progress: Progress, error: BaseException | None) -> Summary:
+        summary = summarise_run(
+            str(self.config.output.run_name),
+            self.config.model,
+            self.corpus,
+            progress,
+            total_steps=count_steps(self.corpus.split("train"), self.config.training),
+            peak_memory_bytes=peak_memory_bytes(self.accelerator.device),
+            error=error,
+        )
+        write_json(self.folder.summary, dataclasses.asdict(summary))
+        return summary
+
+    def _trainer(self, progress: Progress) -> Trainer:
         hyperedges = build_hyperedges(self.config.model)
         incidence = np.array(incidence_matrix(hyperedges, self.config.model.num_experts), np.float32)
         return Trainer(
             config=self.config,
             corpus=self.corpus,
-            model=model,
+            model=build_model(self.config.model, seed=self.config.training.seed),
             accelerator=self.accelerator,
             run_folder=self.folder.path,
             metrics=Metrics(self.folder.metrics),
             coupling=CouplingHistory(self.folder.coupling, incidence if hyperedges else None),
             stop=self.stop,
+            progress=progress,
         )
 
     @property
     def _precision(self) -> str:
-        return "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32"
+        return precision_of(self.accelerator)
 
     def _begin(self) -> None:
         write_config(self.folder, self.config)
@@ -204,7 +200,7 @@ class _Run:
         check_unchanged(self.folder.read_config(), self.config)
         if checkpoint is None:
             return None
-        then, now = read_json(self.folder.environment), self.corpus.record()
+        then, now = self.folder.read_environment(), self.corpus.record()
         if then["precision"] != self._precision:
             raise BadInput(
                 f"--resume: --precision was {then['precision']} and is {self._precision} here; "
@@ -228,7 +224,7 @@ class _Run:
         trainer.coupling.cut(progress.evaluated_step)
         self.folder.summary.unlink(missing_ok=True)
         write_config(self.folder, self.config)
-        environment = read_json(self.folder.environment)
+        environment = self.folder.read_environment()
         resumed = {"step": progress.step, "command_line": list(self.command_line)}
         write_json(self.folder.environment, environment | {"resumed": [*environment.get("resumed", []), resumed]})
 
@@ -253,55 +249,6 @@ class _Run:
             flush=True,
         )
 
-    def _conclude(self, trainer: Trainer, error: BaseException | None) -> tuple[Summary, list[Path]]:
-        progress = trainer.progress
-        best, last = progress.best_evaluation, progress.last_evaluation
-        status, error_class = _classify(error)
-        summary = Summary(
-            status=status,
-            run_name=str(self.config.output.run_name),
-            dataset=self.corpus.dataset,
-            best_eval_loss=best.eval_loss if best else None,
-            final_eval_loss=last.eval_loss if last else None,
-            perplexity=best.perplexity if best else None,
-            bits_per_byte=best.bits_per_byte if best else None,
-            word_perplexity=best.word_perplexity if best else None,
-            unigram_loss=unigram_loss(self.corpus.split("train"), self.corpus.split("valid"), self.corpus.vocab_size),
-            best_step=progress.best_step,
-            steps=progress.step,
-            total_steps=trainer.total_steps,
-            tokens=progress.tokens,
-            total_parameters=model_size(self.config.model).total_parameters,
-            train_minutes=progress.train_seconds / 60,
-            eval_minutes=progress.eval_seconds / 60,
-            tokens_per_second=progress.tokens_per_second,
-            peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes(self.accelerator.device)),
-            error_class=error_class,
-            error_message=None if error is None else _describe(error),
-        )
-        if error is not None:  # a full disk may leave no room for figures
-            write_json(self.folder.summary, dataclasses.asdict(summary))
-        figures = write_figures(self.folder.path)
-        if error is None:  # a completed run has its figures
-            write_json(self.folder.summary, dataclasses.asdict(summary))
-        return summary, figures
-
-    def _explain(self, error: BaseException) -> BaseException:
-        """The error that a user should see: the same, or one that says what to do."""
-        output = self.config.output
-        words = ["--run_name", str(output.run_name), "--output_dir", output.output_dir, "--resume"]
-        resume = shlex.join(["gnn-moe", "train", *words])
-        if isinstance(error, Interrupted):
-            return Interrupted(f"{error}; go on with: {resume}", error.exit_status - 128)
-        if isinstance(error, OSError | SafetensorError):
-            return RunFailed(f"the record could not be written ({error}); make room, then go on with: {resume}")
-        if is_out_of_memory(error):
-            return MemoryFull(
-                f"out of memory with --micro_batch_size {self.config.training.micro_batch_size or 'the whole batch'}: "
-                "use a smaller one, which gives the same result, under another --run_name"
-            )
-        return error
-
     def _report(self, summary: Summary, model: LanguageModel, figures: list[Path]) -> None:
         print()
         for line in summary_lines(summary):
@@ -312,40 +259,3 @@ class _Run:
         print(f"\nsample: [{decode(row)}]{decode(new)}\n")
         for path in figures:
             print(f"figure  {path}")
-
-
-def summary_lines(summary: Summary) -> list[str]:
-    """The summary for a terminal; the first line names the dataset and what its numbers compare with."""
-    assert summary.best_eval_loss is not None
-    assert summary.final_eval_loss is not None
-    return [
-        (
-            f"Dataset {summary.dataset}. The seed's tables compare only with WikiText-2 "
-            "(--dataset_name wikitext, or a folder of it)."
-        ),
-        (
-            f"evaluation loss   {summary.best_eval_loss:.4f} at best (step {summary.best_step}), "
-            f"{summary.final_eval_loss:.4f} at the end; token frequencies alone: {summary.unigram_loss:.4f}"
-        ),
-        f"perplexity        {summary.perplexity:.2f}",
-        f"bits a byte       {summary.bits_per_byte:.4f}",
-        f"parameters        {summary.total_parameters:,}",
-        f"time              {summary.train_minutes:.1f} min training, {summary.eval_minutes:.1f} min evaluation",
-        f"speed             {summary.tokens_per_second:,.0f} tokens/s",
-        f"peak memory       {summary.peak_memory_bytes / 2**30:.2f} GiB",
-    ]
-
-
-def _classify(error: BaseException | None) -> tuple[str, str | None]:
-    """(status, error class) of what ended a run."""
-    if error is None:
-        return COMPLETED, None
-    if isinstance(error, Interrupted | KeyboardInterrupt):
-        return INTERRUPTED, "interrupted"
-    return FAILED, error.error_class if isinstance(error, RunFailed) else RunFailed.error_class
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, GnnMoeError):
-        return str(error)
-    return "".join(traceback.format_exception_only(error)).strip()

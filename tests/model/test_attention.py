@@ -45,7 +45,8 @@ def plain(qkv: Iterable[Tensor], mask_STT: Tensor, rate: float = RATE) -> Tensor
 
 def attend(qkv: Iterable[Tensor], rate: float, *, training: bool) -> Tensor:
     q, k, v = qkv
-    return causal_attention(q, k, v, rate, training=training)
+    mixed_BHTd: Tensor = causal_attention(q[None], k[None], v[None], rate, training=training)
+    return mixed_BHTd[0]
 
 
 @pytest.mark.parametrize("at_once", AT_ONCE)

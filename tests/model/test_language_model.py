@@ -170,6 +170,8 @@ def test_bad_calls_say_what_to_do() -> None:
     model, ids_BT = random_model(config), random_ids(config)
     with pytest.raises(BadInput, match="labels and targets"):
         model(ids_BT, labels=ids_BT, targets=ids_BT)
+    with pytest.raises(BadInput, match=r"labels are \(.*\) and input_ids \("):
+        model(ids_BT, labels=ids_BT[:1])
     with pytest.raises(BadInput, match="8 tokens is longer than max_seq_length 7"):
         model(random_ids(config, positions=8))
     with pytest.raises(BadInput, match="max_seq_length"):

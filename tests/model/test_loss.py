@@ -5,7 +5,8 @@ Letters: N tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_ignored_targets_inside_the_product() -> None:
     """On a GPU nothing is selected before the product: the ignored tokens go through it and must count nothing."""
     tensors, target_N = inputs()
     denominator = (target_N != IGNORED).sum()
-    loss = loss_module._HeadLoss.apply(*tensors.values(), target_N, denominator)  # type: ignore[no-untyped-call]
+    loss = loss_module._HeadLoss.apply(*tensors.values(), target_N, denominator, True)  # type: ignore[no-untyped-call]
     expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
     assert_same({"loss": loss}, {"loss": expected}, 1e-12)
     assert_same(grads(loss, tensors), grads(expected, tensors), 1e-12)
@@ -180,10 +181,29 @@ def test_padding_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(rows) <= 64  # of 150; 26 are predicted, and a CPU takes rows by 64
 
 
-def test_no_gradient_is_formed_where_none_is_asked_for() -> None:
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_no_gradient_is_formed_where_none_is_asked_for(
+    context: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensors, target_N = inputs()
-    with torch.no_grad():
+    monkeypatch.setattr(loss_module, "_Gradients", None)  # cannot be called
+    with context():
         loss = loss_of(tensors, target_N, torch.tensor(N - 5))
     assert not loss.requires_grad
     expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("target", [-1, -99, V])
+def test_a_target_outside_the_vocabulary_is_an_error(target: int) -> None:
+    tensors, target_N = inputs()
+    target_N[3] = target
+    with pytest.raises((RuntimeError, IndexError), match="out of bounds"):
+        loss_of(tensors, target_N, torch.tensor(N - 5))
+
+
+def test_without_a_predicted_token_the_mean_is_nan() -> None:
+    tensors, target_N = inputs()
+    nothing_N = torch.full_like(target_N, IGNORED)
+    assert loss_of(tensors, nothing_N, (nothing_N != IGNORED).sum()).isnan()
+    assert functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], nothing_N).isnan()

@@ -85,7 +85,8 @@ def test_there_is_no_model(tmp_path: Path, run: Path) -> None:
 
 def flip_a_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x01
+    # In checksums.json: in the first hash, which is of config.json and read by every verb.
+    content[25 if path.name == "checksums.json" else len(content) // 2] ^= 0x01
     path.write_bytes(content)
 
 
@@ -101,6 +102,7 @@ def delete(path: Path) -> None:
     path.unlink()
 
 
+TRAINING_ONLY = ("training.safetensors", "state.json")
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "evaluate": lambda run: ["evaluate", str(run), "--json"],
     "generate": lambda run: ["generate", str(run), "--prompt", "abc", "--max_new_tokens", "2"],
@@ -108,9 +110,11 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
+READ = [(verb, name) for verb in COMMANDS for name in FILES if verb == "resume" or name not in TRAINING_ONLY]
+
+
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, empty, delete], ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("verb", COMMANDS)
+@pytest.mark.parametrize(("verb", "name"), READ)
 def test_damage_is_told_in_one_line(
     verb: str, name: str, damage: object, run: Path, small_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,16 @@ from tests.small_runs import (
     Setting,
     assert_same_run,
     interrupted,
+    interrupted_and_terminated,
     interrupted_twice,
     read_json,
     read_rows,
     terminated,
+    terminated_twice,
 )
 
 LOOP = "gnn_moe.training.loop"
 WHERE = {
-    "while the data is read": ("gnn_moe.runs:load_corpus", 1, 0),
     "before the first step": (f"{LOOP}:Trainer.run", 1, 0),
     "in the first step": (f"{LOOP}:Trainer._step", 1, 1),
     "in a step after an evaluation": (f"{LOOP}:Trainer._step", 6, 6),
@@ -54,20 +56,45 @@ def test_stopped_and_resumed(
     assert "Traceback" not in stopped.output
     message = stopped.output.splitlines()[-1]
     assert message.startswith(f"gnn-moe train: stopped by {signal.Signals(number).name}; go on with: gnn-moe train ")
-    assert read_json(run / "checkpoints" / "last" / "state.json")["step"] == steps
+    if steps:
+        assert read_json(run / "checkpoints" / "last" / "state.json")["step"] == steps
     # What the message says is what is typed next.
     done = commands.run(shlex.split(message.split("go on with: gnn-moe ")[1]))
     assert done.status == 0, done.output
     assert_same_run(run, uninterrupted)
-    assert read_json(run / "environment.json")["resumed"][0]["step"] == steps
+    resumed = read_json(run / "environment.json").get("resumed", [])
+    assert [entry["step"] for entry in resumed] == ([steps] if steps else [])
 
 
-def test_a_second_signal_does_not_wait_for_the_step(setting: Setting, commands: Commands, uninterrupted: Path) -> None:
-    stopped = commands.run(setting.flags("it"), Accident(f"{LOOP}:Trainer._backward", 6, interrupted_twice))
-    assert stopped.status == 130, stopped.output
+@pytest.mark.parametrize(("stop", "status"), [(interrupted, 130), (terminated, 143)])
+def test_stopped_while_the_data_is_read(
+    stop: Callable[..., None], status: int, setting: Setting, commands: Commands, uninterrupted: Path
+) -> None:
+    stopped = commands.run(setting.flags("it"), Accident("gnn_moe.runs:load_corpus", 1, stop))
+    assert stopped.status == status
+    assert stopped.output == f"gnn-moe train: stopped by {'SIGINT' if status == 130 else 'SIGTERM'}\n"
+    assert not setting.runs.exists()
+    assert commands.run(setting.flags("it", "--resume")).status == 0
+    assert_same_run(setting.runs / "it", uninterrupted)
+
+
+SIGNALS_TWICE = [
+    (Accident(f"{LOOP}:Trainer._backward", 6, interrupted_twice), 130),
+    (Accident(f"{LOOP}:Trainer._backward", 6, terminated_twice), 143),
+    (Accident(f"{LOOP}:Trainer._backward", 6, interrupted_and_terminated), 130),
+]
+
+
+@pytest.mark.parametrize(("moment", "status"), SIGNALS_TWICE, ids=str)
+def test_a_second_signal_cuts_nothing_short(
+    moment: Accident, status: int, setting: Setting, commands: Commands, uninterrupted: Path
+) -> None:
+    stopped = commands.run(setting.flags("it"), moment)
+    assert stopped.status == status, stopped.output
     assert "Traceback" not in stopped.output
+    assert stopped.output.count("stopping after this step") == 1
     summary = read_json(setting.runs / "it" / "summary.json")
-    assert (summary["status"], summary["steps"]) == ("interrupted", 5)
+    assert (summary["status"], summary["steps"]) == ("interrupted", 6)
     done = commands.run(setting.resume("it"))
     assert done.status == 0, done.output
     assert_same_run(setting.runs / "it", uninterrupted)
@@ -103,8 +130,10 @@ def test_a_signal_from_outside(number: int, status: int, setting: Setting) -> No
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == status, output + errors
-    assert errors.count("\n") == 1
-    assert "--resume" in errors
+    said = errors.splitlines()
+    assert said[0] == "stopping after this step"
+    assert len(said) == 2
+    assert "--resume" in said[1]
     run = setting.runs / "it"
     summary = read_json(run / "summary.json")
     assert summary["status"] == "interrupted"

@@ -53,7 +53,7 @@ MOMENTS = [
     Accident(f"{CHECKPOINTS}:Path.symlink_to", 5, killed, "after"),
     Accident(f"{CHECKPOINTS}:shutil.rmtree", 2, killed),
     Accident(f"{CHECKPOINTS}:shutil.rmtree", 3, killed, "after"),
-    Accident("gnn_moe.runs:_Run._conclude", 1, killed),
+    Accident("gnn_moe.runs:_Run._write_summary", 1, killed),
 ]
 
 

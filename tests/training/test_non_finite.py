@@ -20,7 +20,7 @@ from gnn_moe.errors import NonFiniteError, RunFailed
 from gnn_moe.model.language_model import build_model
 from gnn_moe.model.storage import write_checksums
 from gnn_moe.training.device import accelerator_for
-from gnn_moe.training.loop import Trainer
+from gnn_moe.training.loop import Progress, Trainer
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics
 from gnn_moe.training.stopping import StopRequest
@@ -120,6 +120,7 @@ def make_trainer(setting: Setting, tmp_path: Path) -> Any:
             metrics=Metrics(tmp_path / "metrics.jsonl"),
             coupling=CouplingHistory(tmp_path / "coupling.npz", None),
             stop=StopRequest(),
+            progress=Progress(),
         )
 
     return make

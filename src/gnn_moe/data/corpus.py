@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gnn_moe.config import ALL, DataConfig
+from gnn_moe.checks import ALL
+from gnn_moe.config import DataConfig
 from gnn_moe.data.cache import Arrays, DamagedCacheFile, cache_folder, read_arrays, write_arrays
 from gnn_moe.data.documents import SPLITS, Documents, Texts, text_digest
 from gnn_moe.data.samples import SHORTEST_LINE, Samples, choose, line_samples, packed_samples

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gnn_moe.config import ALL
+from gnn_moe.checks import ALL
 from gnn_moe.data.documents import lines_of
 from gnn_moe.data.encoding import Encoded, IntArray, encode
 

@@ -70,8 +70,11 @@ def bpe_size(spec: str) -> int:
         BadInput: N is no whole number of at least 256, the single bytes.
     """
     digits = spec.removeprefix(BPE_PREFIX)
-    if not (digits.isascii() and digits.isdecimal() and int(digits) >= BYTES):
-        raise BadInput(f"--tokenizer {spec!r}: give a whole number of at least {BYTES} tokens, for example bpe:8000")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 9 and int(digits) >= BYTES):
+        raise BadInput(
+            f"--tokenizer {spec!r}: give a whole number of at least {BYTES} tokens and at most eight digits, "
+            "as in bpe:8000"
+        )
     return int(digits)
 
 

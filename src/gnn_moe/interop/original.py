@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gnn_moe.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, to_dict
@@ -119,8 +120,9 @@ def import_checkpoint(path: str | Path, output: str | Path) -> list[str]:
         write_model_folder(temporary, model, to_dict(config), tokenizer)
         write_checksums(temporary)
         temporary.rename(output)
-    except OSError as error:
-        raise BadInput(f"--output {output}: cannot be written ({error.strerror}); give another folder") from None
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise BadInput(f"--output {output}: cannot be written ({error}); give another folder") from None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"imported {path}: {_describe(config.model)}, {parameters:,} parameters, to {output}"]
     if tokenizer is None:
@@ -254,7 +256,7 @@ def _config(path: Path, original: Mapping[str, Any]) -> RunConfig:
     model = ModelConfig(**{name: original[name] for name in _MODEL_FIELDS})
     if model.coupler_type == "HGNN" and model.hgnn_conv_type != "HypergraphConv":
         raise BadInput(f"{path}: hgnn_conv_type {model.hgnn_conv_type} is not one that the original had")
-    fields = {f.name for f in dataclasses.fields(DataConfig)} & set(original)
+    fields = ({f.name for f in dataclasses.fields(DataConfig)} & set(original)) - {"tokenizer"}
     data = DataConfig(**{name: original[name] for name in fields if original[name] is not None}, tokenizer=GPT2)
     kept = ("batch_size", "learning_rate", "epochs", "seed")
     training = TrainingConfig(**{name: original[name] for name in kept if name in original})

@@ -21,16 +21,28 @@ _WEIGHTS_AT_ONCE = 2**20
 """Attention weights that exist at a time: few enough to stay in a processor's cache."""
 
 
-def causal_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, rate: float, *, training: bool) -> Tensor:
-    """softmax(q kᵀ / √d, over positions up to the query's own) with dropout, times v: (S, T, d) → (S, T, d)."""
-    if training and rate > 0 and query_STd.device.type == "cpu":
-        output: Tensor = dropped_attention(query_STd, key_STd, value_STd, draw_seed(), rate)
-        return output
-    used_rate = rate if training else 0.0
-    # The fused kernels want (batch, heads, T, d); a head axis of one is free.
+def causal_attention(
+    query_BHTd: Tensor, key_BHTd: Tensor, value_BHTd: Tensor, rate: float, *, training: bool
+) -> Tensor:
+    """softmax(q kᵀ / √d, over positions up to the query's own) with dropout, times v.
+
+    Args:
+        query_BHTd: (B, H, T, d) contiguous; B rows, H heads of all experts.
+        key_BHTd: likewise.
+        value_BHTd: likewise.
+        rate: of the dropout on the attention weights.
+        training: whether there is dropout.
+
+    Returns:
+        (B, H, T, d).
+    """
+    if training and rate > 0 and query_BHTd.device.type == "cpu":
+        flat = (tensor.flatten(0, 1) for tensor in (query_BHTd, key_BHTd, value_BHTd))
+        output_STd: Tensor = dropped_attention(*flat, draw_seed(), rate)
+        return output_STd.view_as(query_BHTd)
     return functional.scaled_dot_product_attention(
-        query_STd[:, None], key_STd[:, None], value_STd[:, None], dropout_p=used_rate, is_causal=True
-    )[:, 0]
+        query_BHTd, key_BHTd, value_BHTd, dropout_p=rate if training else 0.0, is_causal=True
+    )
 
 
 def _chunks(sequences: int, positions: int) -> list[slice]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class GNNCoupler(Coupler):
 
 
 class HypergraphCoupler(Coupler):
-    """What the two hypergraph forms share: the incidence H, one set of hyperedge weights a coupler, P and its product.
+    """What the hypergraph forms share: the incidence H, P and G layers `layer(x_END, propagation_EE)`.
 
     H, W and the hyperedge sizes fold into one E×E matrix P before any token is touched, so cost and memory per token
     do not depend on the number of hyperedges.
@@ -120,10 +121,17 @@ class HypergraphCoupler(Coupler):
 
     incidence_EM: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: Callable[[int], nn.Module]) -> None:
         super().__init__(config)
         incidence = torch.tensor(incidence_matrix(build_hyperedges(config), config.num_experts))
         self.register_buffer("incidence_EM", incidence, persistent=False)
+        self.layers = nn.ModuleList(layer(config.embed_dim) for _ in range(config.gnn_layers))
+
+    def forward(self, x_END: Tensor) -> Tensor:
+        propagation_EE = self.propagation()
+        for layer in self.layers:
+            x_END = layer(x_END, propagation_EE)
+        return x_END
 
     def hyperedge_weights(self) -> Tensor:
         """w (M,)."""
@@ -136,6 +144,13 @@ class HypergraphCoupler(Coupler):
     def coupling(self) -> dict[str, Tensor]:
         """`hyperedge_weights` (M,)."""
         return {"hyperedge_weights": self.hyperedge_weights().detach().float().cpu()}
+
+    def _weights_parameter(self, config: ModelConfig) -> nn.Parameter | None:
+        """One number a hyperedge, or None where the weights are fixed at 1."""
+        return nn.Parameter(torch.empty(self.incidence_EM.shape[1])) if config.hgnn_learnable_edge_weights else None
+
+    def _ones(self) -> Tensor:
+        return self.incidence_EM.new_ones(self.incidence_EM.shape[1])
 
 
 def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
@@ -164,22 +179,11 @@ class HGNNCoupler(HypergraphCoupler):
     """G residual hypergraph convolutions with P = D_v⁻¹ (I + H W D_e⁻¹ Hᵀ), w = softplus(θ) > 0, w = 1 at the start."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        hyperedges = self.incidence_EM.shape[1]
-        learnable = config.hgnn_learnable_edge_weights
-        self.hyperedge_logits = nn.Parameter(torch.empty(hyperedges)) if learnable else None
-        self.layers = nn.ModuleList(HGNNLayer(config.embed_dim) for _ in range(config.gnn_layers))
-
-    def forward(self, x_END: Tensor) -> Tensor:
-        propagation_EE = self.propagation()
-        for layer in self.layers:
-            x_END = layer(x_END, propagation_EE)
-        return x_END
+        super().__init__(config, HGNNLayer)
+        self.hyperedge_logits = self._weights_parameter(config)
 
     def hyperedge_weights(self) -> Tensor:
-        if self.hyperedge_logits is None:
-            return self.incidence_EM.new_ones(self.incidence_EM.shape[1])
-        return functional.softplus(self.hyperedge_logits)
+        return self._ones() if self.hyperedge_logits is None else functional.softplus(self.hyperedge_logits)
 
     def propagation(self) -> Tensor:
         return hgnn_propagation(self.incidence_EM, self.hyperedge_weights())
@@ -208,22 +212,11 @@ class HypergraphConvCoupler(HypergraphCoupler):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        hyperedges = self.incidence_EM.shape[1]
-        learnable = config.hgnn_learnable_edge_weights
-        self.raw_hyperedge_weights = nn.Parameter(torch.empty(hyperedges)) if learnable else None
-        self.layers = nn.ModuleList(HypergraphConvLayer(config.embed_dim) for _ in range(config.gnn_layers))
-
-    def forward(self, x_END: Tensor) -> Tensor:
-        propagation_EE = self.propagation()
-        for layer in self.layers:
-            x_END = layer(x_END, propagation_EE)
-        return x_END
+        super().__init__(config, HypergraphConvLayer)
+        self.raw_hyperedge_weights = self._weights_parameter(config)
 
     def hyperedge_weights(self) -> Tensor:
-        if self.raw_hyperedge_weights is None:
-            return self.incidence_EM.new_ones(self.incidence_EM.shape[1])
-        return self.raw_hyperedge_weights
+        return self._ones() if self.raw_hyperedge_weights is None else self.raw_hyperedge_weights
 
     def propagation(self) -> Tensor:
         return hypergraph_conv_propagation(self.incidence_EM, self.hyperedge_weights())

@@ -53,9 +53,9 @@ class Experts(nn.Module):
         normed_BTD = functional.layer_norm(x_BTD, (width,), eps=LAYER_NORM_EPSILON).to(compute_dtype)
         qkv = functional.linear(normed_BTD, weight.flatten(0, 1).to(compute_dtype), bias.flatten().to(compute_dtype))
         split = qkv.view(rows, positions, experts, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(3, 0, 2, 4, 1, 5).contiguous().flatten(1, 3)
-        mixed_STd = causal_attention(query, key, value, self.dropout_rate, training=self.training)
-        per_expert = mixed_STd.view(rows, experts, self.heads, positions, -1).permute(1, 0, 3, 2, 4)
+        query, key, value = split.permute(3, 0, 2, 4, 1, 5).contiguous().flatten(2, 3)
+        mixed_BHTd = causal_attention(query, key, value, self.dropout_rate, training=self.training)
+        per_expert = mixed_BHTd.view(rows, experts, self.heads, positions, -1).permute(1, 0, 3, 2, 4)
         return stacked_linear(
             per_expert.reshape(experts, rows * positions, width), self.output_weight, self.output_bias
         )

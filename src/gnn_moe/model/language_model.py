@@ -106,15 +106,22 @@ class LanguageModel(nn.Module):
             labels: (B, T), usually `input_ids` itself; shifted inside, so that position t predicts labels[t + 1].
                 −100 is ignored.
             targets: (B, T), already aligned: position t predicts targets[t]. Instead of `labels`.
-            loss_denominator: () what the summed loss is divided by (default: the predicted tokens of this call). A
-                micro-batch passes the predicted tokens of its whole batch.
+            loss_denominator: () what the summed loss is divided by (default: the predicted tokens of this call, so
+                that the loss is NaN where there are none, as torch's mean is). A micro-batch passes the predicted
+                tokens of its whole batch.
             return_logits: with labels or targets, return the logits too.
 
         Raises:
-            BadInput: a sequence is longer than the model's positions, or labels and targets are both given.
+            BadInput: a sequence is longer than the model's positions, labels and targets are both given, or they are
+                not of the shape of `input_ids`.
         """
         if labels is not None and targets is not None:
             raise BadInput("labels and targets are two ways to give one thing: pass one of them")
+        given = targets if labels is None else labels
+        if given is not None and given.shape != input_ids.shape:
+            raise BadInput(
+                f"labels are {tuple(given.shape)} and input_ids {tuple(input_ids.shape)}: they must be of one shape"
+            )
         if labels is not None:
             targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         device_type = input_ids.device.type

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from gnn_moe.data.batches import IGNORED
@@ -33,7 +34,11 @@ def head_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Te
     if hidden_ND.device.type == "cpu":
         # Elsewhere the selection would make the host wait for the device.
         hidden_ND, target_N = _predicted(hidden_ND, target_N)
-    loss: Tensor = _HeadLoss.apply(hidden_ND, weight_VD, bias_V, target_N, denominator)  # type: ignore[no-untyped-call]
+    # Inside `forward` gradients are always off and `needs_input_grad` does not know whether they were wanted.
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_ND, weight_VD, bias_V))
+    loss: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, bias_V, target_N, denominator, wanted
+    )
     return loss
 
 
@@ -51,10 +56,16 @@ def _predicted(hidden_ND: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Tensor, denominator: Tensor
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        target_N: Tensor,
+        denominator: Tensor,
+        wanted: bool,
     ) -> Tensor:
         weight, bias = weight_VD.to(hidden_ND.dtype), bias_V.to(hidden_ND.dtype)
-        gradients = _Gradients(hidden_ND, weight_VD, bias_V) if any(ctx.needs_input_grad[:3]) else None
+        gradients = _Gradients(hidden_ND, weight_VD, bias_V) if wanted else None
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
         size = max(1, _LOGITS_AT_ONCE // len(weight) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
         for start in range(0, len(hidden_ND), size):
@@ -69,10 +80,11 @@ class _HeadLoss(torch.autograd.Function):
         return (total / denominator).to(torch.promote_types(hidden_ND.dtype, torch.float32))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, denominator = ctx.saved_tensors
         scale = grads[0] / denominator
-        return hidden_ND * scale.to(hidden_ND.dtype), weight_VD * scale, bias_V * scale, None, None
+        return hidden_ND * scale.to(hidden_ND.dtype), weight_VD * scale, bias_V * scale, None, None, None
 
 
 class _Gradients:
@@ -96,7 +108,8 @@ def _chunk_loss(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
     quotient would be off by up to 0.4 % for every token alike.
     """
     kept_C1 = (target_C != IGNORED)[:, None]
-    target_C1 = target_C.clamp(min=0)[:, None]
+    # Any other target outside the vocabulary is an error of `gather`, not token 0.
+    target_C1 = target_C.masked_fill(target_C == IGNORED, 0)[:, None]
     shifted_CV = logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))
     target_logit_C1 = shifted_CV.gather(1, target_C1)
     exp_CV = shifted_CV.exp_()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,8 @@ def find_model_folder(path: str | Path, checkpoint: str = BEST) -> Path:
     linked = path / CHECKPOINTS / checkpoint
     if (linked / MODEL_FILE).is_file():
         return linked.resolve()
+    if (path / CHECKPOINTS / LAST / MODEL_FILE).is_file():
+        raise BadInput(f"{path}: holds no {checkpoint} checkpoint yet; use --checkpoint {LAST}")
     if not path.exists():
         raise BadInput(f"{path}: there is no such run or checkpoint; give a run's folder or one of its checkpoints")
     raise BadInput(f"{path}: holds no {checkpoint} checkpoint; give a run's folder or one of its checkpoints")
@@ -84,6 +86,7 @@ def load_model(path: str | Path, *, checkpoint: str = BEST) -> LanguageModel:
     """
     folder = find_model_folder(path, checkpoint)
     model = LanguageModel(read_model_config(folder))
+    verify(folder, [MODEL_FILE])
     load_parameters(model, folder)
     return model.eval()
 
@@ -94,7 +97,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         BadInput: it is missing or damaged.
     """
-    verify(folder)
+    verify(folder, [CONFIG_FILE])
     config = read_json(folder / CONFIG_FILE)
     if "model" not in config:
         raise BadInput(f"{folder / CONFIG_FILE}: has no model settings; it is damaged or of another program")
@@ -120,24 +123,36 @@ def load_parameters(model: LanguageModel, folder: Path) -> None:
         raise BadInput(f"{folder / MODEL_FILE}: does not fit its config ({reason})") from None
 
 
-def read_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a model folder, or None where it has none."""
-    if not (folder / TOKENIZER_FILE).is_file():
+def find_tokenizer(folder: Path) -> Path | None:
+    """The tokenizer's file in a model folder, or None where the model was written without one.
+
+    Raises:
+        BadInput: it is damaged or missing.
+    """
+    if TOKENIZER_FILE not in read_json(folder / CHECKSUM_FILE):
         return None
+    verify(folder, [TOKENIZER_FILE])
+    return folder / TOKENIZER_FILE
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a model folder, or None where it has none; errors as `find_tokenizer`."""
     import tokenizers
 
-    return tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    path = find_tokenizer(folder)
+    return None if path is None else tokenizers.Tokenizer.from_file(str(path))
 
 
-def verify(folder: Path) -> None:
-    """Checks a model folder against its hashes.
+def verify(folder: Path, names: Sequence[str] | None = None) -> None:
+    """Checks files of a model folder (default: all) against their hashes.
 
     Raises:
         BadInput: a file is missing or differs from what was written.
     """
     way_out = "use another checkpoint, or train again with --overwrite"
     hashes = read_json(folder / CHECKSUM_FILE)
-    for name, expected in hashes.items():
+    for name in hashes if names is None else names:
+        expected = hashes.get(name)
         if not (folder / name).is_file():
             raise BadInput(f"{folder}: {name} is missing; {way_out}")
         if _hash(folder / name) != expected:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -31,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
         if device.type == "cpu":
             return torch.device("cpu")
     except RuntimeError:
-        raise BadInput(f"--device {name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps") from None
+        raise BadInput(f"--device {name!r} is not a device: use auto, cpu, cuda or cuda:1") from None
     if not _is_there(device):
         raise BadInput(f"--device {name} is not on this machine: use --device cpu, or auto for what there is")
     return device
@@ -40,8 +41,6 @@ def resolve_device(name: str) -> torch.device:
 def _is_there(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    if device.type == "mps":
-        return torch.backends.mps.is_available()
     return False
 
 
@@ -92,6 +91,11 @@ def accelerator_for(device_name: str, precision_name: str) -> Iterator[Accelerat
         AcceleratorState._reset_state(reset_partial_state=True)
         if device.index is not None:
             os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+
+
+def precision_of(accelerator: Accelerator) -> Literal["bf16", "fp32"]:
+    """What an accelerator computes in, as `--precision` names it."""
+    return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
 
 
 def keep_freed_memory() -> None:

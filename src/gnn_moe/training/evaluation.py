@@ -19,8 +19,8 @@ class Evaluation:
 
     eval_loss: float
     """Nats a predicted token."""
-    perplexity: float
-    """exp(eval_loss)."""
+    perplexity: float | None
+    """exp(eval_loss); None where that is no number that JSON has."""
     bits_per_byte: float
     """Total nats / ln 2 / bytes of the predicted tokens; compares across tokenizers."""
     word_perplexity: float | None
@@ -77,5 +77,5 @@ def summarise(total_nats: float, samples: Samples) -> Evaluation:
     )
 
 
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+def _exp(value: float) -> float | None:
+    return math.exp(value) if value < 700 else None

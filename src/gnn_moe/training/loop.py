@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gnn_moe.config import ALL, RunConfig, TrainingConfig, to_dict
+from gnn_moe.checks import ALL
+from gnn_moe.config import RunConfig, TrainingConfig, to_dict
 from gnn_moe.data.batches import RowNumbers, collate, epoch_batches, evaluation_batches
 from gnn_moe.data.corpus import Corpus
 from gnn_moe.data.samples import Samples
@@ -28,7 +29,7 @@ from gnn_moe.errors import Interrupted, NonFiniteError
 from gnn_moe.model import storage
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
-from gnn_moe.training.device import peak_memory_bytes
+from gnn_moe.training.device import peak_memory_bytes, precision_of
 from gnn_moe.training.diagnosis import find_non_finite
 from gnn_moe.training.evaluation import Evaluation, evaluate
 from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
@@ -57,14 +58,11 @@ class Progress:
     eval_seconds: float = 0.0
     peak_memory_bytes: int = 0
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Progress:
-        """The inverse of `dataclasses.asdict`."""
-        evaluations = {
-            name: None if values[name] is None else Evaluation(**values[name])
-            for name in ("best_evaluation", "last_evaluation")
-        }
-        return cls(**{**values, **evaluations})
+    def restore(self, values: dict[str, Any]) -> None:
+        """Takes over what `dataclasses.asdict` gave of another."""
+        for name, value in values.items():
+            evaluation = name in ("best_evaluation", "last_evaluation") and value is not None
+            setattr(self, name, Evaluation(**value) if evaluation else value)
 
     @property
     def tokens_per_second(self) -> float:
@@ -77,6 +75,11 @@ def steps_per_epoch(samples: Samples, config: TrainingConfig) -> int:
     batches = math.ceil(len(samples) / config.batch_size)
     limit = config.max_batches_per_epoch
     return batches if limit == ALL else min(batches, limit)
+
+
+def count_steps(samples: Samples, config: TrainingConfig) -> int:
+    """Steps of a whole run."""
+    return config.epochs * steps_per_epoch(samples, config)
 
 
 def micro_batches(rows: RowNumbers, size: int | None) -> list[RowNumbers]:
@@ -97,13 +100,13 @@ class Trainer:
     metrics: Metrics
     coupling: CouplingHistory
     stop: StopRequest
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress
 
     def __post_init__(self) -> None:
         training = self.config.training
         self.train_samples, self.valid_samples = self.corpus.split("train"), self.corpus.split("valid")
         self.steps_per_epoch = steps_per_epoch(self.train_samples, training)
-        self.total_steps = training.epochs * self.steps_per_epoch
+        self.total_steps = count_steps(self.train_samples, training)
         self.device = self.accelerator.device
         self.model.to(self.device)
         self.optimiser = build_optimiser(self.model, training)
@@ -127,7 +130,7 @@ class Trainer:
         """
         storage.verify(folder)
         storage.load_parameters(self.model, folder)
-        self.progress = Progress.from_dict(checkpoints.load_training_state(folder, self.model, self.optimiser))
+        self.progress.restore(checkpoints.load_training_state(folder, self.model, self.optimiser))
         self.tokens_read = self.progress.tokens
 
     def run(self, reporter: PlainReporter) -> None:
@@ -137,6 +140,7 @@ class Trainer:
             NonFiniteError: a loss or gradient was not finite; the checkpoint `last` is from before.
             Interrupted: a signal asked for it; the checkpoint `last` is of this moment.
         """
+        self.stop.defer()
         self.reporter = reporter
         self.clock = time.perf_counter()
         try:
@@ -166,7 +170,9 @@ class Trainer:
         self.progress.peak_memory_bytes = max(self.progress.peak_memory_bytes, peak_memory_bytes(self.device))
 
         def write(folder: Path) -> None:
-            config = to_dict(self.config)
+            # The precision as resolved: whoever evaluates the checkpoint elsewhere computes as this run did.
+            training = dataclasses.replace(self.config.training, precision=precision_of(self.accelerator))
+            config = to_dict(dataclasses.replace(self.config, training=training))
             storage.write_model_folder(folder, self.model, config, self.corpus.tokenizer)
             state = dataclasses.asdict(self.progress)
             checkpoints.write_training_state(folder, self.model, self.optimiser, state)
@@ -268,8 +274,10 @@ class Trainer:
         )
 
     def _find_non_finite(self, samples: Samples, rows: RowNumbers) -> str:
-        batch = collate(samples, rows, positions=self.config.model.max_seq_length)
-        return find_non_finite(self.model, batch, self.device)
+        pieces = micro_batches(rows, self.config.training.micro_batch_size)
+        positions = self.config.model.max_seq_length
+        batches = (collate(samples, piece, positions=positions) for piece in pieces)
+        return find_non_finite(self.model, batches, self.device)
 
     def _evaluate(self) -> None:
         self._read_losses()

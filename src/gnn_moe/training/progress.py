@@ -52,7 +52,7 @@ class PlainReporter:
                 row["epoch"],
                 "-" if train_loss is None else f"{train_loss:.4f}",
                 f"{row['loss']:.4f}",
-                f"{row['perplexity']:.2f}",
+                "-" if row["perplexity"] is None else f"{row['perplexity']:.2f}",
                 f"{row['bits_per_byte']:.4f}",
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['minutes']:.1f}",

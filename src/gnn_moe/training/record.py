@@ -28,7 +28,7 @@ Row = dict[str, Any]
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes one JSON object under a temporary name and renames it."""
     temporary = path.with_name(f"{path.name}.writing")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -74,13 +74,13 @@ class Metrics:
         if [row["step"] for row in rows if row["kind"] == "train"] != list(range(1, last_step + 1)):
             raise BadInput(f"{self.path}: misses steps before the last checkpoint; replace the run with --overwrite")
         temporary = self.path.with_name(f"{self.path.name}.writing")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
         temporary.replace(self.path)
 
     def add(self, rows: list[Row]) -> None:
         """Appends rows."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 class CouplingHistory:

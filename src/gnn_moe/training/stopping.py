@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,21 +15,32 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Remembers the first signal; a second one interrupts at once."""
+    """What SIGINT and SIGTERM do: they raise `Interrupted` at once, or, once `defer` was called, when `check` is."""
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
+        self._signal_number: int | None = None
+        self._deferred = False
+
+    def defer(self) -> None:
+        """From now on signals are remembered: what goes on may not be cut short anywhere."""
+        self._deferred = True
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal has come."""
-        if self.signal_number is not None:
-            name = signal.Signals(self.signal_number).name
-            raise Interrupted(f"stopped by {name}", self.signal_number)
+        if self._signal_number is not None:
+            raise _interrupted(self._signal_number)
 
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
-            raise KeyboardInterrupt
-        self.signal_number = signal_number
+        if not self._deferred:
+            raise _interrupted(signal_number)
+        if self._signal_number is None:
+            self._signal_number = signal_number
+            # Not print(): a handler may run inside one.
+            os.write(2, b"stopping after this step\n")
+
+
+def _interrupted(signal_number: int) -> Interrupted:
+    return Interrupted(f"stopped by {signal.Signals(signal_number).name}", signal_number)
 
 
 @contextmanager
