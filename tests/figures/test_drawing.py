@@ -15,7 +15,7 @@ from PIL import Image
 from gnn_moe.figures import draw_coupling_evolution, draw_coupling_matrix, write_figures
 from gnn_moe.figures.coupling import AdjacencyLayer, CouplingData, HypergraphLayer
 from gnn_moe.figures.evolution import LEAST_SPAN, evolution_figure, spread
-from gnn_moe.figures.heat_maps import adjacency_maps, heat_map_figure, hyperedge_maps, shared_weight_maps
+from gnn_moe.figures.heat_maps import adjacency_maps, decimals, heat_map_figure, hyperedge_maps, shared_weight_maps
 from gnn_moe.figures.style import Floats
 
 
@@ -216,3 +216,10 @@ def test_write_figures_of_a_run_that_recorded_nothing(tmp_path: Path) -> None:
     np.savez(tmp_path / "coupling.npz", steps=np.array([], dtype=np.int64))
     assert write_figures(tmp_path) == []
     assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 1, 2), (0, 40, 2), (1, 1, 2), (1.0087, 1.0119, 4), (0.1, 0.14, 3)]
+)
+def test_numbers_in_cells_tell_a_narrow_range_apart(low: float, high: float, expected: int) -> None:
+    assert decimals(low, high) == expected

@@ -6,6 +6,7 @@ colour-blind eyes and, as lightness, in grey). A pale cell stands for "none", a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,11 @@ def _limits(maps: Sequence[HeatMap]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
+def decimals(low: float, high: float) -> int:
+    """Decimals that tell numbers of a range apart: 2, and up to 4 where the range is narrow."""
+    return 2 if high <= low else min(4, max(2, 1 - math.floor(math.log10(high - low))))
+
+
 def _label_cells(axes: Axes, entry: HeatMap, cmap: Colormap, norm: Normalize) -> None:
     axes.set_title(entry.title, loc="left", fontsize=8, fontweight="bold")
     axes.tick_params(labelsize=7, length=2)
@@ -200,7 +206,15 @@ def _label_cells(axes: Axes, entry: HeatMap, cmap: Colormap, norm: Normalize) ->
         red, green, blue, _ = cmap(norm(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         color = "white" if dark else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
+        axes.text(
+            column,
+            row,
+            f"{value:.{decimals(norm.vmin or 0.0, norm.vmax or 0.0)}f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color=color,
+        )
 
 
 def _label_ticks(axes: Axes, entry: HeatMap) -> None:
