@@ -128,6 +128,9 @@ class _Run:
             self._announce(trainer)
             quiet = self.config.output.quiet
             trainer.run(build_reporter(trainer.total_steps, progress.step, quiet=quiet))
+            figures = write_figures(self.folder.path)
+            # Last: a run that is called completed has its figures.
+            summary = self._write_summary(progress, None)
         except BadInput:  # a damaged checkpoint: the run is as it was
             raise
         except BaseException as error:
@@ -135,9 +138,6 @@ class _Run:
             if cause is error:
                 raise
             raise cause from error
-        figures = write_figures(self.folder.path)
-        # Last: a run that is called completed has its figures.
-        summary = self._write_summary(progress, None)
         self._report(summary, trainer.model, figures)
         return summary
 
