@@ -94,7 +94,7 @@ def test_bpe_that_the_text_cannot_fill_says_how_far_it_goes() -> None:
 
 @pytest.mark.parametrize("spec", ["bpe:", "bpe:255", "bpe:-300", "bpe:1e4", "bpe:8_000", "bpe:8000.0", "bpe:٣٠٠"])
 def test_a_malformed_size_is_refused(spec: str) -> None:
-    with pytest.raises(BadInput, match=r"--tokenizer 'bpe:.*at least 256 tokens, for example bpe:8000"):
+    with pytest.raises(BadInput, match=r"--tokenizer 'bpe:.*at least 256 tokens"):
         bpe_size(spec)
     with pytest.raises(BadInput):
         nominal_vocab_size(spec)
