@@ -240,7 +240,7 @@ class AttentionLayer(nn.Module):
         weight = torch.cat([self.query_weight, self.key_weight, self.value_weight]).to(x_NED.dtype)
         split = functional.linear(x_NED, weight).view(tokens, experts, 3, self.heads, head_width)
         query, key, value = split.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
-        # E is small: three plain products beat a fused kernel that is made for long sequences.
+        # Plain products: a sequence here is the E experts of one token, not what fused kernels are made for.
         scores = torch.bmm(query, key.transpose(1, 2)) * (1 / math.sqrt(head_width))
         mixed = torch.bmm(scores.softmax(dim=-1), value).view(tokens, self.heads, experts, head_width)
         return x_NED + functional.linear(mixed.transpose(1, 2).flatten(2), self.output_weight.to(x_NED.dtype))
