@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gnn_moe.config import ModelConfig
-from gnn_moe.model import attention, dropout
+from gnn_moe.model import attention, dropout, feed_forward
 from gnn_moe.model.dropout import draw_seed, keep_mask
 from gnn_moe.model.language_model import build_model
 from tests.model.cases import one_of_each, random_ids
@@ -126,6 +126,7 @@ def masks_of_a_training_pass(
 
     monkeypatch.setattr(dropout, "keep_mask", recorded)
     monkeypatch.setattr(attention, "keep_mask", recorded)
+    monkeypatch.setattr(feed_forward, "keep_mask", recorded)
     with torch.no_grad():
         build_model(config)(random_ids(config))
     return drawn
@@ -135,7 +136,7 @@ def test_dropout_stands_where_the_design_puts_it(monkeypatch: pytest.MonkeyPatch
     """On the embeddings, the attention weights, and in each feed-forward map after GELU and after the map; no more."""
     config = one_of_each(3, dropout_rate=0.2, num_layers=2)[0]
     B, T, E, A, D = 2, config.max_seq_length, 3, config.heads, config.embed_dim
-    layer = [(B * E * A, T, T), (E, B * T, 4 * D), (E, B * T, D)]
+    layer = [(B * E * A, T, T), *[(B * T, 4 * D), (B * T, D)] * E]
     found = masks_of_a_training_pass(config, monkeypatch)
     assert {rate for _, rate in found} == {0.2}
     assert [shape for shape, _ in found] == [(B, T, D), *layer, *layer]

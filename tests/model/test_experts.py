@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gnn_moe.model.experts import Experts, fold_norm, stacked_linear
+from gnn_moe.model.experts import Experts
+from gnn_moe.model.stacked import fold_norm, stacked_linear
 from tests import textbook
 from tests.model.cases import assert_same, gradients, one_of_each, randomise
 

@@ -24,15 +24,21 @@ CHUNKS = [(1, 1, N), (3 * V, 1, 50), (4 * V + 1, 4, 38), (1, 64, 3), (N * V, 1, 
 chunked = pytest.mark.parametrize("chunks", CHUNKS, indirect=True)
 
 
+def logits_at_once(monkeypatch: pytest.MonkeyPatch, numbers: int, element_size: int = 8) -> None:
+    monkeypatch.setattr(loss_module, "_BYTES_AT_ONCE", {"cpu": numbers * element_size, "cuda": 0})
+    # Softmax is cut finer still, to pieces that are no divisors.
+    monkeypatch.setattr(loss_module, "_SOFTMAX_BYTES_AT_ONCE", {"cpu": 3 * V * element_size, "cuda": 0})
+
+
 @pytest.fixture
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sets how the loss is cut, and checks that it was, so that no test of chunks is one of a single chunk."""
     at_once, multiple, expected = request.param
-    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", at_once)
+    logits_at_once(monkeypatch, at_once)
     monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", multiple)
     one_chunk, rows = loss_module._chunk_loss, []
 
-    def counted(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(logits_CV: Tensor, target_C: Tensor) -> Tensor:
         rows.append(len(logits_CV))
         return one_chunk(logits_CV, target_C)
 
@@ -104,7 +110,7 @@ def test_gradients_where_one_input_needs_none(frozen: str) -> None:
 
 @pytest.mark.parametrize("at_once", [3 * V, 2**25])
 def test_gradcheck(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", at_once)
+    logits_at_once(monkeypatch, at_once)
     monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", 1)
     tensors, target_N = inputs(scale=1.0)
     tensors["hidden"], target_N = tensors["hidden"].detach()[:11].requires_grad_(), target_N[:11]
@@ -156,7 +162,7 @@ def test_bf16_products_with_a_float32_loss() -> None:
 
 
 def test_the_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", 64 * 512)
+    logits_at_once(monkeypatch, 64 * 512, element_size=4)
     hidden, weight = torch.randn(512, 4, requires_grad=True), torch.randn(512, 4, requires_grad=True)
     with LargestTensor() as largest:
         loss = head_loss(hidden, weight, torch.zeros(512), torch.arange(512), torch.tensor(512))
@@ -169,7 +175,7 @@ def test_padding_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     target_N[20:140] = IGNORED
     rows, one_chunk = [], loss_module._chunk_loss
 
-    def counted(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(logits_CV: Tensor, target_C: Tensor) -> Tensor:
         rows.append(len(logits_CV))
         return one_chunk(logits_CV, target_C)
 

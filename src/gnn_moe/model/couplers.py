@@ -82,10 +82,10 @@ class GNNLayer(nn.Module):
         content_NEE = torch.sigmoid(receiver_NE[:, :, None] + sender_NE[:, None, :] + self.gate_bias.to(dtype))
         gate_NEE = content_NEE * self.adjacency().to(dtype)
         message_NED = torch.bmm(gate_NEE, x_NED)
-        from_neighbours_NED = functional.linear(message_NED, self.neighbour_weight.to(dtype))
         bias_D = (self.neighbour_bias + self.self_bias).to(dtype)
-        from_self_NED = functional.linear(x_NED, self.self_weight.to(dtype), bias_D)
-        return x_NED + functional.gelu(from_neighbours_NED + from_self_NED)
+        inner_NED = functional.linear(x_NED, self.self_weight.to(dtype), bias_D)
+        inner_NED += functional.linear(message_NED, self.neighbour_weight.to(dtype))
+        return functional.gelu(inner_NED).add_(x_NED)
 
     def adjacency(self) -> Tensor:
         """σ(Λ) with a zero diagonal, (E, E): row i holds how strongly expert i listens to each other expert."""
@@ -170,9 +170,8 @@ class HGNNLayer(nn.Module):
         """(E, N, D) → (E, N, D)."""
         mixed_END = propagate(propagation_EE, x_END)
         dtype = x_END.dtype
-        return x_END + functional.gelu(
-            functional.linear(mixed_END, self.theta_weight.to(dtype), self.theta_bias.to(dtype))
-        )
+        inner_END = functional.linear(mixed_END, self.theta_weight.to(dtype), self.theta_bias.to(dtype))
+        return functional.gelu(inner_END).add_(x_END)
 
 
 class HGNNCoupler(HypergraphCoupler):

@@ -27,8 +27,8 @@ _LANES = {
 
 
 def draw_seed() -> Tensor:
-    """A seed for one mask, () int64 on the CPU, from torch's default generator."""
-    return torch.randint(0, 2**63 - 1, (), dtype=torch.int64)
+    """A seed for one mask, () int64 on the CPU, from torch's default generator; the numbers after it are seeds too."""
+    return torch.randint(0, 2**62, (), dtype=torch.int64)
 
 
 @torch.library.custom_op("gnn_moe::keep_mask", mutates_args=())

@@ -6,7 +6,7 @@ Letters: B rows, T positions, N = B·T tokens, E experts, A heads, D width, d = 
 
 Every expert reads the same x, so x is normalised once, each expert's LN1 gain and shift are folded into its QKV
 weights, and one product D → 3·E·D gives the queries, keys and values of all experts. Experts then count as more heads
-of one attention; what follows is batched products over the expert axis.
+of one attention; what follows is a product an expert.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from gnn_moe.config import ModelConfig
 from gnn_moe.model.attention import causal_attention
-from gnn_moe.model.dropout import dropout
-
-LAYER_NORM_EPSILON = 1e-5
+from gnn_moe.model.feed_forward import feed_forward
+from gnn_moe.model.stacked import LAYER_NORM_EPSILON, fold_norm, stacked_linear
 
 
 class Experts(nn.Module):
@@ -44,7 +43,17 @@ class Experts(nn.Module):
         """The experts' results for every token, (E, N, D) in `compute_dtype`; N runs over rows, then positions."""
         x_ND = x_BTD.flatten(0, 1).to(compute_dtype)
         hidden_END = x_ND + self._attention(x_BTD, compute_dtype)
-        return hidden_END + self._drop(self._feed_forward(hidden_END))
+        return feed_forward(
+            hidden_END,
+            self.norm2_gain,
+            self.norm2_bias,
+            self.up_weight,
+            self.up_bias,
+            self.down_weight,
+            self.down_bias,
+            self.dropout_rate,
+            training=self.training,
+        )
 
     def _attention(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
         rows, positions, width = x_BTD.shape
@@ -59,22 +68,3 @@ class Experts(nn.Module):
         return stacked_linear(
             per_expert.reshape(experts, rows * positions, width), self.output_weight, self.output_bias
         )
-
-    def _feed_forward(self, hidden_END: Tensor) -> Tensor:
-        weight, bias = fold_norm(self.up_weight, self.up_bias, self.norm2_gain, self.norm2_bias)
-        normed_END = functional.layer_norm(hidden_END, hidden_END.shape[-1:], eps=LAYER_NORM_EPSILON)
-        active_ENF = functional.gelu(stacked_linear(normed_END.to(hidden_END.dtype), weight, bias))
-        return stacked_linear(self._drop(active_ENF), self.down_weight, self.down_bias)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout_rate, training=self.training)
-
-
-def fold_norm(weight_EOD: Tensor, bias_EO: Tensor, gain_ED: Tensor, shift_ED: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and biases (E, O, D), (E, O) that do to a plainly normalised x what W (g·x + s) + b would do."""
-    return weight_EOD * gain_ED[:, None], torch.baddbmm(bias_EO[..., None], weight_EOD, shift_ED[..., None])[..., 0]
-
-
-def stacked_linear(x_END: Tensor, weight_EOD: Tensor, bias_EO: Tensor) -> Tensor:
-    """E linear maps at once, (E, N, D) → (E, N, O), computed in the type of x."""
-    return torch.baddbmm(bias_EO[:, None].to(x_END.dtype), x_END, weight_EOD.transpose(1, 2).to(x_END.dtype))

@@ -24,9 +24,10 @@ from gnn_moe.data.batches import IGNORED
 from gnn_moe.errors import BadInput
 from gnn_moe.model.couplers import build_coupler
 from gnn_moe.model.dropout import dropout
-from gnn_moe.model.experts import LAYER_NORM_EPSILON, Experts
+from gnn_moe.model.experts import Experts
 from gnn_moe.model.initial_values import set_initial_values
 from gnn_moe.model.loss import head_loss
+from gnn_moe.model.stacked import LAYER_NORM_EPSILON
 
 
 @dataclass(frozen=True)

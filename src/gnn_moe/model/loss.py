@@ -18,8 +18,12 @@ from torch.nn import functional
 
 from gnn_moe.data.batches import IGNORED
 
-_LOGITS_AT_ONCE = 2**25
+_BYTES_AT_ONCE = {"cpu": 2**26, "cuda": 2**30}
+"""Of the logits that one product makes: fewer would add up the weight's gradient more often."""
 _ROWS_MULTIPLE = 64
+"""Rows of a product are a multiple of this."""
+_SOFTMAX_BYTES_AT_ONCE = {"cpu": 2**23, "cuda": 2**30}
+"""Of the logits that become gradients at a time, while they are in a processor's cache."""
 
 
 def head_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Tensor, denominator: Tensor) -> Tensor:
@@ -67,14 +71,13 @@ class _HeadLoss(torch.autograd.Function):
         weight, bias = weight_VD.to(hidden_ND.dtype), bias_V.to(hidden_ND.dtype)
         gradients = _Gradients(hidden_ND, weight_VD, bias_V) if wanted else None
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
-        size = max(1, _LOGITS_AT_ONCE // len(weight) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        size = _rows_at_once(_BYTES_AT_ONCE, weight, _ROWS_MULTIPLE)
         for start in range(0, len(hidden_ND), size):
             chunk = slice(start, start + size)
             logits_CV = functional.linear(hidden_ND[chunk], weight, bias)
-            loss_C, grad_logits_CV = _chunk_loss(logits_CV, target_N[chunk])
-            total += loss_C.sum(dtype=torch.float64)
+            total += _chunk_loss(logits_CV, target_N[chunk])
             if gradients is not None:
-                gradients.add(chunk, grad_logits_CV, hidden_ND[chunk], weight)
+                gradients.add(chunk, logits_CV, hidden_ND[chunk], weight)
         if gradients is not None:
             ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD, gradients.bias_V, denominator)
         return (total / denominator).to(torch.promote_types(hidden_ND.dtype, torch.float32))
@@ -101,20 +104,33 @@ class _Gradients:
         self.bias_V += grad_logits_CV.sum(dim=0)
 
 
-def _chunk_loss(logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Each token's loss (0 where ignored) and d loss / d logits = softmax − one at the target, in place of the logits.
+def _rows_at_once(bytes_at_once: dict[str, int], like_VX: Tensor, multiple: int) -> int:
+    """How many rows of V numbers fit, rounded down to a multiple but at least one of it."""
+    limit = bytes_at_once.get(like_VX.device.type, bytes_at_once["cuda"])
+    return max(1, limit // (len(like_VX) * like_VX.element_size()) // multiple) * multiple
+
+
+def _chunk_loss(logits_CV: Tensor, target_C: Tensor) -> Tensor:
+    """The summed loss, () float64; the logits become d loss / d logits = softmax − one at the target, in place."""
+    rows = _rows_at_once(_SOFTMAX_BYTES_AT_ONCE, logits_CV.T, 1)
+    pieces = zip(logits_CV.split(rows), target_C.split(rows), strict=True)
+    return torch.stack([_losses_to_gradients(*piece).sum(dtype=torch.float64) for piece in pieces]).sum()
+
+
+def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor) -> Tensor:
+    """Each token's loss (R,), 0 where ignored; the logits become d loss / d logits = softmax − one at the target.
 
     The normaliser is summed in float32 or wider. The gradient is not divided by the number of tokens yet: in bf16 that
     quotient would be off by up to 0.4 % for every token alike.
     """
-    kept_C1 = (target_C != IGNORED)[:, None]
+    kept_R1 = (target_R != IGNORED)[:, None]
     # Any other target outside the vocabulary is an error of `gather`, not token 0.
-    target_C1 = target_C.masked_fill(target_C == IGNORED, 0)[:, None]
-    shifted_CV = logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))
-    target_logit_C1 = shifted_CV.gather(1, target_C1)
-    exp_CV = shifted_CV.exp_()
-    normaliser_C1 = exp_CV.sum(dim=1, keepdim=True, dtype=torch.promote_types(exp_CV.dtype, torch.float32))
-    loss_C1 = (normaliser_C1.log() - target_logit_C1) * kept_C1
-    softmax_CV = exp_CV.mul_((kept_C1 / normaliser_C1).to(exp_CV.dtype))
-    grad_logits_CV = softmax_CV.scatter_add_(1, target_C1, -kept_C1.to(exp_CV.dtype))
-    return loss_C1[:, 0], grad_logits_CV
+    target_R1 = target_R.masked_fill(target_R == IGNORED, 0)[:, None]
+    logits_RV.sub_(logits_RV.amax(dim=1, keepdim=True))
+    target_logit_R1 = logits_RV.gather(1, target_R1)
+    logits_RV.exp_()
+    normaliser_R1 = logits_RV.sum(dim=1, keepdim=True, dtype=torch.promote_types(logits_RV.dtype, torch.float32))
+    losses_R1 = (normaliser_R1.log() - target_logit_R1) * kept_R1
+    logits_RV.mul_((kept_R1 / normaliser_R1).to(logits_RV.dtype))
+    logits_RV.scatter_add_(1, target_R1, -kept_R1.to(logits_RV.dtype))
+    return losses_R1[:, 0]
