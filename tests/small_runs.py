@@ -42,7 +42,18 @@ FIT = {
     "device": "cpu",
 }
 STEPS, EVALUATED = 12, [4, 8, 12]
-CURVE = ("kind", "step", "epoch", "tokens", "learning_rate", "loss", "gradient_norm", "perplexity", "bits_per_byte")
+CURVE = (
+    "kind",
+    "step",
+    "epoch",
+    "tokens",
+    "learning_rate",
+    "loss",
+    "gradient_norm",
+    "padding_share",
+    "perplexity",
+    "bits_per_byte",
+)
 """What an interrupted run must repeat to the bit; the rest of a row is time."""
 
 
@@ -115,7 +126,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert list(ours) == list(theirs)
     for name, values in ours.items():
         np.testing.assert_array_equal(values, theirs[name], err_msg=name)
-    clocked = {"run_name", "train_minutes", "eval_minutes", "tokens_per_second", "peak_memory_bytes"}
+    clocked = {"run_name", "train_minutes", "eval_minutes", "tokens_per_second", "waiting_share", "peak_memory_bytes"}
     summaries = [read_json(path / "summary.json") for path in (run, other)]
     assert [{k: v for k, v in s.items() if k not in clocked} for s in summaries[:1]] == [
         {k: v for k, v in s.items() if k not in clocked} for s in summaries[1:]

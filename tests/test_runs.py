@@ -51,6 +51,8 @@ SUMMARY: dict[str, type | tuple[type, ...]] = {
     "train_minutes": float,
     "eval_minutes": float,
     "tokens_per_second": float,
+    "waiting_share": float,
+    "padding_share": float,
     "peak_memory_bytes": int,
     "error_class": type(None),
     "error_message": type(None),
@@ -110,6 +112,7 @@ def test_a_row_a_step_and_a_row_an_evaluation(uninterrupted: Path) -> None:
             assert row["gradient_norm"] > 0
             assert row["learning_rate"] > 0
             assert row["tokens_per_second"] > 0
+            assert 0 <= row["waiting_share"] <= 1
         else:
             assert row["perplexity"] == math.exp(row["loss"])
             assert row["bits_per_byte"] > 0

@@ -50,6 +50,10 @@ class Summary:
     train_minutes: float
     eval_minutes: float
     tokens_per_second: float
+    waiting_share: float
+    """Of the seconds of training, those in which a step waited for its batch."""
+    padding_share: float
+    """Of the positions computed in training, those that were padding."""
     peak_memory_bytes: int
     error_class: str | None = None
     error_message: str | None = None
@@ -86,6 +90,8 @@ def summarise_run(
         train_minutes=progress.train_seconds / 60,
         eval_minutes=progress.eval_seconds / 60,
         tokens_per_second=progress.tokens_per_second,
+        waiting_share=progress.waiting_share,
+        padding_share=progress.padding_share,
         peak_memory_bytes=max(progress.peak_memory_bytes, peak_memory_bytes),
         error_class=error_class,
         error_message=None if error is None else _describe(error),
@@ -122,6 +128,7 @@ def summary_lines(summary: Summary) -> list[str]:
         f"parameters        {summary.total_parameters:,}",
         f"time              {summary.train_minutes:.1f} min training, {summary.eval_minutes:.1f} min evaluation",
         f"speed             {summary.tokens_per_second:,.0f} tokens/s",
+        f"batches           {summary.padding_share:.1%} padding; {summary.waiting_share:.1%} of training spent waiting",
         f"peak memory       {summary.peak_memory_bytes / 2**30:.2f} GiB",
     ]
 

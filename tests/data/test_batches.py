@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from gnn_moe.data.batches import WINDOW_BATCHES, Batch, collate, epoch_batches, evaluation_batches
-from gnn_moe.data.samples import choose, packed_samples
-from gnn_moe.data.tokenization import train_bpe
+from gnn_moe.config import DataConfig
+from gnn_moe.data.batches import (
+    WINDOW_BATCHES,
+    Batch,
+    collate,
+    epoch_batches,
+    evaluation_batches,
+    training_batches,
+)
+from gnn_moe.data.samples import choose, line_samples, packed_samples
+from gnn_moe.data.sources import load_texts
+from gnn_moe.data.tokenization import gpt2_tokenizer, train_bpe
 from tests.data.test_unigram import samples_of
 
 LENGTHS = np.random.default_rng(0).integers(2, 129, 1003)
@@ -116,3 +127,37 @@ def test_batches_hold_the_rows_again() -> None:
         assert batch.predicted_tokens == int((batch.targets != -100).sum())
         seen.update(zip(rows.tolist(), unpad(batch), strict=True))
     assert [seen[r] for r in range(len(samples))] == [samples.row(r).tolist() for r in range(len(samples))]
+
+
+@pytest.mark.parametrize("first", [0, 3, 4, 11])
+def test_steps_take_the_first_batches_of_each_epoch(first: int) -> None:
+    """Wherever one starts: what a resumed run takes is what an uninterrupted one takes."""
+    settings: dict[str, Any] = {"batch_size": 8, "seed": 1, "group_by_length": True}
+    steps = training_batches(LENGTHS, **settings, batches_per_epoch=4, steps=range(first, 12))
+    expected = [batch for epoch in range(3) for batch in epoch_of(LENGTHS, **settings, epoch=epoch)[:4]]
+    assert [batch.tolist() for batch in steps] == expected[first:]
+
+
+def test_a_batch_of_too_few_rows_is_filled_up_with_padding() -> None:
+    samples = samples_of([5, 0, 7], [3, 9])
+    batch = collate(samples, np.array([1]), positions=2, least_rows=3)
+    assert batch.input_ids.tolist() == [[3, 0], [0, 0], [0, 0]]
+    assert batch.targets.tolist() == [[9, -100], [-100, -100], [-100, -100]]
+    assert batch.predicted_tokens == 1
+    whole, plain = (collate(samples, np.array([0, 1]), positions=2, least_rows=least) for least in (1, 2))
+    assert torch.equal(whole.targets, plain.targets)
+
+
+def test_less_than_a_tenth_of_the_positions_of_embedded_text_is_padding() -> None:
+    """`lines` of the embedded corpus, as the seed trains on them: 3,000 samples, 32 a batch, up to 128 tokens."""
+    config = DataConfig(num_train_samples=3000)
+    texts = load_texts(config)
+    lines = line_samples(gpt2_tokenizer(), texts.split("train")[:60], 128)
+    samples = choose(lines, 3000)
+    shapes = [
+        collate(samples, rows, positions=128)
+        for rows in epoch_batches(samples.lengths, batch_size=32, seed=42, epoch=0, group_by_length=True)
+    ]
+    predicted = sum(batch.predicted_tokens for batch in shapes)
+    positions = sum(batch.targets.numel() for batch in shapes)
+    assert 1 - predicted / positions < 0.1

@@ -74,15 +74,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def ask(endpoint: str, home: Path, *, offline: bool = False, **asked: Any) -> dict[str, Any]:
+def ask(endpoint: str, home: Path, *, variables: dict[str, str] | None = None, **asked: Any) -> dict[str, Any]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": str(int(offline)),
         "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+        **(variables or {}),
     }
+    environment.pop("TRANSFORMERS_OFFLINE", None)
     # Retrying an unreachable hub takes the libraries 24 seconds; asking once takes one, most of it imports.
     command = [sys.executable, "-c", PROGRAM, json.dumps(asked)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=20, cwd=home)
@@ -100,7 +101,7 @@ def test_wikitext_is_an_alias_with_its_own_default_configuration(hub: str, home:
     assert answer["test"] is None
     assert answer == ask(hub, home, dataset_name="wikitext", dataset_config_name="wikitext-2-v1")
     # What was downloaded is there without a network, when asked for.
-    assert answer == ask(CLOSED, home, offline=True, dataset_name="wikitext")
+    assert answer == ask(CLOSED, home, variables={"HF_HUB_OFFLINE": "1"}, dataset_name="wikitext")
 
 
 def test_without_a_validation_split_every_20th_record_is_set_aside(hub: str, home: Path) -> None:
@@ -136,13 +137,35 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(
     assert message in ask(hub, home, **asked)["error"]
 
 
-@pytest.mark.parametrize("offline", [False, True])
-def test_an_unreachable_hub_is_an_error_at_once(tmp_path: Path, offline: bool) -> None:
-    error = ask(CLOSED, tmp_path, offline=offline, dataset_name="wikitext")["error"]
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_an_unreachable_hub_is_an_error_at_once(tmp_path: Path, offline: str) -> None:
+    error = ask(CLOSED, tmp_path, variables={"HF_HUB_OFFLINE": offline}, dataset_name="wikitext")["error"]
     assert error.startswith("--dataset_name")
     assert "wikitext" in error
     assert "network" in error
     assert "give a local file or folder" in error
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE=1 to download it"),
+        ({"HF_DATASETS_OFFLINE": "true"}, "unset HF_DATASETS_OFFLINE=true to download it"),
+        (
+            {"HF_HUB_OFFLINE": "yes", "HF_DATASETS_OFFLINE": "1"},
+            "unset HF_HUB_OFFLINE=yes and HF_DATASETS_OFFLINE=1 to download it",
+        ),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_a_network_that_was_switched_off_is_named(
+    hub: str, tmp_path: Path, variables: dict[str, str], named: str
+) -> None:
+    """The hub is there and has the dataset; what keeps us from it is a variable."""
+    assert named in ask(hub, tmp_path, variables=variables, dataset_name="wikitext")["error"]
+    online = dict.fromkeys(variables, "0")
+    error = ask(hub, tmp_path, variables=online, dataset_name="wikitext", dataset_config_name="wikitext-9")["error"]
+    assert "OFFLINE" not in error
 
 
 def test_a_tokenizer_comes_from_the_hub_or_not_at_all(hub: str, home: Path, tmp_path: Path) -> None:

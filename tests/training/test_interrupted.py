@@ -34,7 +34,7 @@ WHERE = {
     "in the first step": (f"{LOOP}:Trainer._step", 1, 1),
     "in a step after an evaluation": (f"{LOOP}:Trainer._step", 6, 6),
     "before an evaluation": (f"{LOOP}:Trainer._step", 8, 8),
-    "in an evaluation": ("gnn_moe.training.evaluation:collate", 5, 8),
+    "in an evaluation": ("gnn_moe.training.progress:PlainReporter.evaluating", 5, 8),
     "in a checkpoint": ("gnn_moe.training.checkpoints:write_checksums", 2, 8),
 }
 

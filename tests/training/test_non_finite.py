@@ -20,6 +20,7 @@ from gnn_moe.errors import NonFiniteError, RunFailed
 from gnn_moe.model.language_model import build_model
 from gnn_moe.model.storage import write_checksums
 from gnn_moe.training.device import accelerator_for
+from gnn_moe.training.loader import LoadedBatch
 from gnn_moe.training.loop import Progress, Trainer
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics
@@ -135,24 +136,26 @@ def test_the_optimiser_stands_still_from_the_first_bad_step_on(
         trainer = make_trainer(accelerator)
         trainer.reporter, trainer.clock = PlainReporter(20, 0), 0.0
         monkeypatch.setattr(trainer, "_read_losses", lambda: None)
-        trainer._step()
+        batches = trainer._load()
+        trainer._step(next(batches))
         good = {name: values.clone() for name, values in trainer.model.state_dict().items()}
         moments = {p: dict(state) for p, state in trainer.optimiser.state.items()}
         moments = {p: {k: v.clone() for k, v in state.items()} for p, state in moments.items()}
         backward = trainer._backward
 
-        def bad(rows: Any, predicted: int) -> torch.Tensor:
-            loss = backward(rows, predicted)
+        def bad(batch: LoadedBatch) -> torch.Tensor:
+            loss = backward(batch)
             if what == "loss":
                 return loss * math.inf
             next(trainer.model.parameters()).grad.flatten()[0] = math.nan  # type: ignore[union-attr]
             return loss
 
         monkeypatch.setattr(trainer, "_backward", bad)
-        trainer._step()
+        trainer._step(next(batches))
         monkeypatch.setattr(trainer, "_backward", backward)
         for _ in range(3):
-            trainer._step()
+            trainer._step(next(batches))
+        batches.close()
         for name, values in trainer.model.state_dict().items():
             assert torch.equal(values, good[name]), name
         for parameter, state in trainer.optimiser.state.items():

@@ -7,6 +7,8 @@ target of a padded position is -100: token 0 is a real token and never means pad
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +68,36 @@ def epoch_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+def training_batches(
+    lengths: npt.NDArray[np.integer],
+    *,
+    batch_size: int,
+    seed: int,
+    group_by_length: bool,
+    batches_per_epoch: int,
+    steps: range,
+) -> Iterator[RowNumbers]:
+    """The batch of each of some steps, as row numbers: epoch after epoch, the first batches of each.
+
+    Args:
+        lengths: (R,) tokens of each row.
+        batch_size: rows of a batch.
+        seed: as for `epoch_batches`.
+        group_by_length: as for `epoch_batches`.
+        batches_per_epoch: steps of an epoch, no more than it has batches.
+        steps: counted from 0 at the start of the first epoch.
+    """
+    for epoch, group in itertools.groupby(steps, key=lambda step: step // batches_per_epoch):
+        order = epoch_batches(lengths, batch_size=batch_size, seed=seed, epoch=epoch, group_by_length=group_by_length)
+        yield from (order[step % batches_per_epoch] for step in group)
+
+
 def evaluation_batches(lengths: npt.NDArray[np.integer], batch_size: int) -> list[RowNumbers]:
     """All rows, shortest first, in batches as row numbers; the last one may be short."""
     return _cut(_sorted_by_length(np.arange(len(lengths), dtype=np.int64), lengths), batch_size)
 
 
-def collate(samples: Samples, rows: RowNumbers, *, positions: int) -> Batch:
+def collate(samples: Samples, rows: RowNumbers, *, positions: int, least_rows: int = 1) -> Batch:
     """The tensors of some rows.
 
     Worked example: with 2 positions, rows [5, 0, 7] and [3, 9] give input_ids [[5, 0], [3, 0]] and targets
@@ -82,12 +108,15 @@ def collate(samples: Samples, rows: RowNumbers, *, positions: int) -> Batch:
         rows: (B,) the numbers of those in the batch.
         positions: the model's `max_seq_length`; T is the longest row's predicted tokens, rounded up to a multiple of
             16, but no more than this.
+        least_rows: a batch of fewer rows is filled up with rows of padding alone.
     """
-    predicted_B = samples.lengths[rows] - 1
+    missing = max(0, least_rows - len(rows))
+    starts_B = np.pad(samples.starts[rows], (0, missing))
+    predicted_B = np.pad(samples.lengths[rows] - 1, (0, missing))
     longest = int(predicted_B.max())
     offsets_T = np.arange(max(longest, min(-(-longest // SHAPE_MULTIPLE) * SHAPE_MULTIPLE, positions)))
     real_BT = offsets_T < predicted_B[:, None]
-    positions_BT = np.where(real_BT, samples.starts[rows][:, None] + offsets_T, 0)
+    positions_BT = np.where(real_BT, starts_B[:, None] + offsets_T, 0)
     input_ids = np.where(real_BT, samples.tokens[positions_BT], 0).astype(np.int64)
     next_BT = np.where(real_BT, positions_BT + 1, 0)
     targets = np.where(real_BT, samples.tokens[next_BT], IGNORED).astype(np.int64)

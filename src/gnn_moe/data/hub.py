@@ -5,6 +5,7 @@ The libraries retry an unreachable hub for half a minute. `require_repository` a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ ALIASES = {"wikitext": "Salesforce/wikitext"}
 DEFAULT_CONFIGS = {"Salesforce/wikitext": "wikitext-2-v1"}
 SPLIT_NAMES = {"train": ("train",), "valid": ("validation", "valid", "dev"), "test": ("test",)}
 HUB_TIMEOUT_SECONDS = 10
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Environment variables that keep the hub's libraries from the network."""
 
 
 def load_hub_dataset(name: str, config_name: str | None, text_column: str) -> Texts:
@@ -87,8 +90,7 @@ def _load_columns(repository: str, config_name: str | None, text_column: str) ->
     except Exception as error:  # ValueError, RuntimeError, OSError and its own: all about this name
         flags = f"--dataset_name {repository}" + (f" --dataset_config_name {config_name}" if config_name else "")
         raise BadInput(
-            f"{flags} cannot be loaded ({_brief(error)}): "
-            f"check name, --dataset_config_name and network, or give a local file or folder"
+            f"{flags} cannot be loaded ({_brief(error)}): {_what_to_check()}, or give a local file or folder"
         ) from error
     for split, table in splits.items():
         if text_column not in table.column_names:
@@ -97,6 +99,19 @@ def _load_columns(repository: str, config_name: str | None, text_column: str) ->
                 f"its columns are {', '.join(table.column_names)}"
             )
     return {split: table[text_column] for split, table in splits.items()}
+
+
+def _what_to_check() -> str:
+    """What stands between the user and a dataset that did not load; a switched-off network before all else."""
+    offline = [f"{name}={os.environ[name]}" for name in OFFLINE_VARIABLES if _is_on(os.environ.get(name, ""))]
+    if offline:
+        return f"unset {' and '.join(offline)} to download it (without a network only earlier downloads load)"
+    return "check name, --dataset_config_name and network"
+
+
+def _is_on(value: str) -> bool:
+    """Whether the hub's libraries read the value of a variable as yes."""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _documents(column: Iterable[Any], origin: str) -> Documents:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from gnn_moe.data.batches import collate, evaluation_batches
+from gnn_moe.data.batches import evaluation_batches
 from gnn_moe.data.samples import Samples
+from gnn_moe.training.loader import load_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ def evaluate(
     batch_size: int,
     positions: int,
     device: torch.device,
+    least_rows: int = 1,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluates on all samples, without dropout; leaves the model in the mode it was in.
@@ -46,6 +49,7 @@ def evaluate(
         batch_size: rows computed at once.
         positions: the model's `max_seq_length`.
         device: where the model is.
+        least_rows: of a batch; see `collate`.
         on_batch: called before each batch; may raise to stop.
     """
     was_training = model.training
@@ -54,11 +58,13 @@ def evaluate(
     total = torch.zeros((), dtype=torch.float64, device=device)
     try:
         with torch.inference_mode():
-            for rows in evaluation_batches(samples.lengths, batch_size):
-                on_batch()
-                batch = collate(samples, rows, positions=positions)
-                output = model(batch.input_ids.to(device), targets=batch.targets.to(device), loss_denominator=one)
-                total += output.loss
+            rows = evaluation_batches(samples.lengths, batch_size)
+            coming = load_ahead(samples, rows, positions=positions, least_rows=least_rows, device=device)
+            with closing(coming) as batches:
+                for batch in batches:
+                    on_batch()
+                    for piece in batch.pieces:
+                        total += model(piece.input_ids, targets=piece.targets, loss_denominator=one).loss
     finally:
         model.train(was_training)
     return summarise(float(total), samples)

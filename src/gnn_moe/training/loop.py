@@ -10,6 +10,8 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,16 +24,18 @@ from torch import Tensor
 
 from gnn_moe.checks import ALL
 from gnn_moe.config import RunConfig, TrainingConfig, to_dict
-from gnn_moe.data.batches import RowNumbers, collate, epoch_batches, evaluation_batches
+from gnn_moe.data.batches import RowNumbers, evaluation_batches, training_batches
 from gnn_moe.data.corpus import Corpus
 from gnn_moe.data.samples import Samples
 from gnn_moe.errors import Interrupted, NonFiniteError
 from gnn_moe.model import storage
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
+from gnn_moe.training.compiling import any_shape, compile_layers, least_rows
 from gnn_moe.training.device import peak_memory_bytes, precision_of
 from gnn_moe.training.diagnosis import find_non_finite
 from gnn_moe.training.evaluation import Evaluation, evaluate
+from gnn_moe.training.loader import LoadedBatch, collate_pieces, load_ahead
 from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics, Row
@@ -49,12 +53,16 @@ class Progress:
     """Steps done."""
     tokens: int = 0
     """Tokens predicted in training."""
+    positions: int = 0
+    """Positions computed in training: predicted tokens and padding."""
     evaluated_step: int = 0
     """The step of the last finished evaluation; 0 before the first."""
     best_step: int | None = None
     best_evaluation: Evaluation | None = None
     last_evaluation: Evaluation | None = None
     train_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    """Of the seconds of training, those in which a step waited for its batch."""
     eval_seconds: float = 0.0
     peak_memory_bytes: int = 0
 
@@ -69,6 +77,16 @@ class Progress:
         """Predicted training tokens a second of training."""
         return self.tokens / self.train_seconds if self.train_seconds else 0.0
 
+    @property
+    def waiting_share(self) -> float:
+        """Seconds of training that were spent waiting for batches, over all."""
+        return self.waiting_seconds / self.train_seconds if self.train_seconds else 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Padded positions over all positions computed in training."""
+        return 1 - self.tokens / self.positions if self.positions else 0.0
+
 
 def steps_per_epoch(samples: Samples, config: TrainingConfig) -> int:
     """Batches of an epoch: all of them, the last short one included, or at most `max_batches_per_epoch`."""
@@ -80,12 +98,6 @@ def steps_per_epoch(samples: Samples, config: TrainingConfig) -> int:
 def count_steps(samples: Samples, config: TrainingConfig) -> int:
     """Steps of a whole run."""
     return config.epochs * steps_per_epoch(samples, config)
-
-
-def micro_batches(rows: RowNumbers, size: int | None) -> list[RowNumbers]:
-    """A batch's rows in pieces of at most `size`."""
-    step = size or len(rows)
-    return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
 @dataclass(kw_only=True)
@@ -112,14 +124,13 @@ class Trainer:
         self.optimiser = build_optimiser(self.model, training)
         self.prepared, self.prepared_optimiser = self.accelerator.prepare(self.model, self.optimiser)
         if training.compile:
-            for layer in self.model.layers:
-                layer.compile(dynamic=True)
+            compile_layers(self.model)
         # 1 from the first step on whose loss or gradient is not finite: from then on the optimiser stands still.
         self.diverged = torch.zeros((), device=self.device)
         self.optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
-        self.epoch_order: tuple[int, list[RowNumbers]] = (-1, [])
-        self.unread: list[tuple[Row, Tensor, Tensor]] = []
+        self.unread: list[tuple[Row, Tensor]] = []
         self.tokens_read = 0
+        self.waited_seconds = 0.0
         self.losses: list[float] = []
 
     def resume_from(self, folder: Path) -> None:
@@ -146,21 +157,34 @@ class Trainer:
         try:
             if self.coupling.is_empty():
                 self.coupling.add(0, self._coupling())
-            self._advance()
+            with any_shape(), closing(self._load()) as batches:
+                self._advance(batches)
         except Interrupted:
             self.save()
             raise
         finally:
             reporter.close()
 
-    def _advance(self) -> None:
+    def _load(self) -> Generator[LoadedBatch, None, None]:
+        """The batches of the steps that are left."""
+        training = self.config.training
+        return load_ahead(
+            self.train_samples,
+            self._rows(self.progress.step),
+            micro_batch_size=training.micro_batch_size,
+            positions=self.config.model.max_seq_length,
+            least_rows=least_rows(training.micro_batch_size or training.batch_size) if training.compile else 1,
+            device=self.device,
+        )
+
+    def _advance(self, batches: Iterator[LoadedBatch]) -> None:
         while True:
             if self._evaluation_is_due():
                 self._evaluate()
             if self.progress.step == self.total_steps:
                 return
             self.stop.check()
-            self._step()
+            self._step(next(batches))
             if self._save_is_due():
                 self.save()
 
@@ -190,83 +214,92 @@ class Trainer:
         at_its_time = step % self.config.training.eval_every == 0 or step == self.total_steps
         return step > 0 and at_its_time and self.progress.evaluated_step != step
 
-    def _step(self) -> None:
+    def _step(self, batch: LoadedBatch) -> None:
         training, progress = self.config.training, self.progress
-        rows = self._rows(progress.step)
-        predicted = int(self.train_samples.lengths[rows].sum()) - len(rows)
         rate = learning_rate(progress.step, self.total_steps, training)
         set_learning_rate(self.optimiser, rate)
-        loss = self._backward(rows, predicted)
+        loss = self._backward(batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
         self.diverged.copy_(torch.maximum(self.diverged, (~(loss + norm).isfinite()).to(self.diverged)))
         self.prepared_optimiser.step()
         self.prepared_optimiser.zero_grad()
         progress.step += 1
-        progress.tokens += predicted
+        progress.tokens += batch.predicted_tokens
+        progress.positions += batch.positions
+        self.waited_seconds += batch.waited_seconds
         row: Row = {
             "kind": "train",
             "step": progress.step,
             "epoch": self._epoch(progress.step),
             "tokens": progress.tokens,
             "learning_rate": rate,
+            "padding_share": batch.padding_share,
         }
-        self.unread.append((row, loss, norm))
+        self.unread.append((row, torch.stack([loss, norm])))
         if self.device.type == "cpu" or len(self.unread) >= _STEPS_BETWEEN_READS:
             self._read_losses()
 
-    def _backward(self, rows: RowNumbers, predicted: int) -> Tensor:
+    def _backward(self, batch: LoadedBatch) -> Tensor:
         """The batch's loss, () on the device; its gradient is accumulated over micro-batches."""
-        pieces = micro_batches(rows, self.config.training.micro_batch_size)
-        denominator = torch.tensor(float(predicted), device=self.device)
         total = torch.zeros((), device=self.device)
-        for piece in pieces:
-            batch = collate(self.train_samples, piece, positions=self.config.model.max_seq_length)
-            input_ids, targets = batch.input_ids.to(self.device), batch.targets.to(self.device)
+        for piece in batch.pieces:
             # A sum over the piece divided by the tokens of the whole batch: pieces add up to the batch's mean.
-            output = self.prepared(input_ids, targets=targets, loss_denominator=denominator)
+            output = self.prepared(piece.input_ids, targets=piece.targets, loss_denominator=batch.denominator)
             self.accelerator.backward(output.loss)
             total += output.loss.detach()
         return total
 
-    def _rows(self, step: int) -> RowNumbers:
-        epoch, number = divmod(step, self.steps_per_epoch)
-        if self.epoch_order[0] != epoch:
-            training = self.config.training
-            batches = epoch_batches(
-                self.train_samples.lengths,
-                batch_size=training.batch_size,
-                seed=training.seed,
-                epoch=epoch,
-                group_by_length=training.group_by_length,
-            )
-            self.epoch_order = (epoch, batches)
-        return self.epoch_order[1][number]
+    def _rows(self, first_step: int) -> Iterator[RowNumbers]:
+        """The rows of every step from `first_step` (0-based) to the last."""
+        training = self.config.training
+        return training_batches(
+            self.train_samples.lengths,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            group_by_length=training.group_by_length,
+            batches_per_epoch=self.steps_per_epoch,
+            steps=range(first_step, self.total_steps),
+        )
 
     def _epoch(self, step: int) -> int:
         return (step - 1) // self.steps_per_epoch + 1
 
     def _read_losses(self) -> None:
         """Brings the losses of the last steps to the host and writes their rows; the clock starts anew."""
-        read = [(row, float(loss), float(norm)) for row, loss, norm in self.unread]
+        rows = [row for row, _ in self.unread]
+        # Stacked on the device, so that the host asks it for numbers once.
+        read = torch.stack([values for _, values in self.unread]).tolist() if self.unread else []
         self.unread.clear()
-        good = list(itertools.takewhile(lambda item: math.isfinite(item[1] + item[2]), read))
+        good = list(itertools.takewhile(lambda values: math.isfinite(sum(values)), read))
         if good:
-            seconds = time.perf_counter() - self.clock
-            self.progress.train_seconds += seconds
-            tokens = good[-1][0]["tokens"] - self.tokens_read
-            self.tokens_read = good[-1][0]["tokens"]
-            measured = {"tokens_per_second": tokens / seconds}
-            rows = [row | {"loss": loss, "gradient_norm": norm} | measured for row, loss, norm in good]
-            self.metrics.add(rows)
-            self.losses.extend(row["loss"] for row in rows)
-            self.reporter.training(rows[-1])
+            self._record_steps(rows, good)
         if len(good) < len(read):
-            self._fail(*read[len(good)])
+            self._fail(rows[len(good)], *read[len(good)])
         self.clock = time.perf_counter()
+
+    def _record_steps(self, rows: list[Row], losses_and_norms: list[list[float]]) -> None:
+        """Writes the rows of the steps whose numbers are finite, with what the stretch of them took."""
+        progress = self.progress
+        seconds = time.perf_counter() - self.clock
+        progress.train_seconds += seconds
+        progress.waiting_seconds += self.waited_seconds
+        tokens = rows[len(losses_and_norms) - 1]["tokens"]
+        measured = {
+            "tokens_per_second": (tokens - self.tokens_read) / seconds,
+            "waiting_share": self.waited_seconds / seconds,
+        }
+        self.tokens_read, self.waited_seconds = tokens, 0.0
+        done = [
+            row | {"loss": loss, "gradient_norm": norm} | measured
+            for row, (loss, norm) in zip(rows, losses_and_norms, strict=False)
+        ]
+        self.metrics.add(done)
+        self.losses.extend(row["loss"] for row in done)
+        self.reporter.training(done[-1])
 
     def _fail(self, row: Row, loss: float, norm: float) -> NoReturn:
         step = row["step"]
-        where = self._find_non_finite(self.train_samples, self._rows(step - 1))
+        where = self._find_non_finite(self.train_samples, next(self._rows(step - 1)))
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
         raise NonFiniteError(
             f"step {step}: {what}; first seen in {where}. The optimiser has not moved; try a lower --learning_rate "
@@ -274,15 +307,14 @@ class Trainer:
         )
 
     def _find_non_finite(self, samples: Samples, rows: RowNumbers) -> str:
-        pieces = micro_batches(rows, self.config.training.micro_batch_size)
-        positions = self.config.model.max_seq_length
-        batches = (collate(samples, piece, positions=positions) for piece in pieces)
-        return find_non_finite(self.model, batches, self.device)
+        size, positions = self.config.training.micro_batch_size, self.config.model.max_seq_length
+        pieces = collate_pieces(samples, rows, size=size, positions=positions)
+        return find_non_finite(self.model, pieces, self.device)
 
     def _evaluate(self) -> None:
         self._read_losses()
-        progress = self.progress
-        batches = math.ceil(len(self.valid_samples) / self.config.training.batch_size)
+        training, progress = self.config.training, self.progress
+        batches = math.ceil(len(self.valid_samples) / training.batch_size)
         done = itertools.count(1)
 
         def on_batch() -> None:
@@ -292,13 +324,14 @@ class Trainer:
         found = evaluate(
             self.prepared,
             self.valid_samples,
-            batch_size=self.config.training.batch_size,
+            batch_size=training.batch_size,
             positions=self.config.model.max_seq_length,
             device=self.device,
+            least_rows=least_rows(training.batch_size) if training.compile else 1,
             on_batch=on_batch,
         )
         if not math.isfinite(found.eval_loss):
-            rows = evaluation_batches(self.valid_samples.lengths, self.config.training.batch_size)[0]
+            rows = evaluation_batches(self.valid_samples.lengths, training.batch_size)[0]
             raise NonFiniteError(
                 f"step {progress.step}: the evaluation loss is {found.eval_loss}; first seen in "
                 f"{self._find_non_finite(self.valid_samples, rows)}. The last checkpoint is from before; try a lower "
