@@ -5,6 +5,8 @@ Letters: E experts, N tokens, D width, F = 4D.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,7 +85,9 @@ def test_parameters_get_gradients_of_their_own_type() -> None:
 
 def test_all_at_once_equals_the_formula_and_its_gradients() -> None:
     given = inputs()
-    batched_END = all_at_once(*given.values(), 0.0)
+    hidden_END, *parameters = given.values()
+    computed: Any = all_at_once
+    batched_END = computed(hidden_END, *parameters, 0.0)
     slow_END = plainly(*given.values(), masks=masks_of(0.0, torch.float64), rate=0.0)
     assert_same({"output": batched_END}, {"output": slow_END}, 1e-9)
     assert_same(gradients(batched_END, given), gradients(slow_END, given), 1e-9)
@@ -91,8 +95,9 @@ def test_all_at_once_equals_the_formula_and_its_gradients() -> None:
 
 def test_a_device_other_than_the_cpu_computes_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_forward, "expert_by_expert", None)
-    given = {name: tensor.to("meta") for name, tensor in inputs().items()}
-    assert feed_forward.feed_forward(*given.values(), 0.3, training=True).shape == (E, N, D)
+    hidden_END, *parameters = (tensor.to("meta") for tensor in inputs().values())
+    computed: Any = feed_forward.feed_forward
+    assert computed(hidden_END, *parameters, 0.3, training=True).shape == (E, N, D)
 
 
 def test_keeps_less_than_half_of_what_autograd_keeps() -> None:

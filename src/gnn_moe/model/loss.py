@@ -113,7 +113,7 @@ def _rows_at_once(bytes_at_once: dict[str, int], like_VX: Tensor, multiple: int)
 def _chunk_loss(logits_CV: Tensor, target_C: Tensor) -> Tensor:
     """The summed loss, () float64; the logits become d loss / d logits = softmax − one at the target, in place."""
     rows = _rows_at_once(_SOFTMAX_BYTES_AT_ONCE, logits_CV.T, 1)
-    pieces = zip(logits_CV.split(rows), target_C.split(rows), strict=True)
+    pieces = zip(torch.split(logits_CV, rows), torch.split(target_C, rows), strict=True)
     return torch.stack([_losses_to_gradients(*piece).sum(dtype=torch.float64) for piece in pieces]).sum()
 
 

@@ -1,0 +1,355 @@
+"""The command line: `python -m benchmarks SUBCOMMAND FLAGS`.
+
+Flags are made by tyro from the dataclasses below. No torch is imported at the top: every child reads this file before
+its environment is set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from benchmarks.cases import CASES, Case, ContestantName, on_device
+from gnn_moe.config import DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
+from gnn_moe.errors import BadInput, GnnMoeError, unknown_name
+
+OWN = "own"
+Entries = Iterator[tuple[str, Any]]
+"""A case's name and its result, as they come."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every subcommand takes."""
+
+    rounds: int = 9
+    """Steps of each contestant that count."""
+    warmup: int = 2
+    """Steps of each contestant before those."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:1."""
+    json: bool = False
+    """Print the figures as one JSON object instead of tables."""
+    output: str | None = None
+    """JSON file to update, with its Markdown page beside it (default: benchmarks/results/DEVICE.json)."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.warmup < 0:
+            raise BadInput(
+                f"--rounds {self.rounds} --warmup {self.warmup}: at least one round, and no negative warm-up"
+            )
+        if self.output is not None and not self.output.endswith(".json"):
+            raise BadInput(f"--output {self.output!r} must end in .json: the Markdown page goes beside it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The step of an own case."""
+
+    batch_size: int = 32
+    """Rows a step."""
+    micro_batch_size: int | None = None
+    """Rows that ours computes at once (default: the whole batch)."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of ours; the textbook computes in float32."""
+    compile: bool = False
+    """Compile ours with torch.compile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepArguments:
+    """A training step of ours against the textbook's and against the machine's limit."""
+
+    case: str = "all"
+    """all, a case of the target table, or own (what the model flags say)."""
+    name: str = OWN
+    """What an own case is called in the record."""
+    opponent: Literal["textbook", "textbook_list", "none"] = "textbook"
+    """Of an own case; textbook_list builds one graph object a token (HGNN)."""
+    parts: bool = True
+    """Measure the parts too."""
+    vocab_size: int = 50257
+    """Tokens in the vocabulary of an own case."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch: Batch = field(default_factory=Batch)
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CouplerArguments:
+    """What coupling costs over `mean`, and that it does not grow with the hyperedges."""
+
+    case: Literal["all", "config1", "eight-experts", "hyperedges", "own"] = "all"
+    """Which sizes; own takes the model flags and measures both."""
+    hyperedges_width: int = 128
+    """D of the cases with thousands of hyperedges."""
+    hyperedges_layers: int = 2
+    """Layers of those cases."""
+    hyperedges_batch_size: int = 8
+    """Rows of those cases."""
+    vocab_size: int = 50257
+    """Tokens in the vocabulary, of own cases and of those with thousands of hyperedges."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch: Batch = field(default_factory=Batch)
+    common: Common = field(default_factory=Common)
+
+
+def _small_model() -> ModelConfig:
+    return ModelConfig(num_experts=4, embed_dim=256, num_layers=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingArguments:
+    """Time and memory of a step against experts, hyperedges, width, layers, positions and batch."""
+
+    axis: str = "all"
+    """all, experts, all_pairs, all_triplets, width, layers, positions or batch."""
+    largest: int | None = None
+    """Leave out values above this (default: none)."""
+    textbook: bool = False
+    """Measure the textbook too."""
+    vocab_size: int = 1000
+    """Tokens in the vocabulary: few, so that the head does not hide what grows."""
+    model: ModelConfig = field(default_factory=_small_model)
+    batch: Batch = field(default_factory=lambda: Batch(batch_size=8))
+    common: Common = field(default_factory=lambda: Common(rounds=5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossArguments:
+    """Head and loss alone: ours, plain and torch's own fused form."""
+
+    tokens: int = 4096
+    """Tokens of a batch."""
+    embed_dim: int = 384
+    """Width."""
+    vocab_size: int = 50257
+    """Tokens in the vocabulary."""
+    common: Common = field(default_factory=Common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderArguments:
+    """Batches a second, the share of padding, and how soon a run takes its first step."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch: Batch = field(default_factory=Batch)
+    common: Common = field(default_factory=Common)
+
+
+def _training(batch: Batch, device: str) -> TrainingConfig:
+    return TrainingConfig(device=device, **dataclasses.asdict(batch))
+
+
+def _sized(model: ModelConfig, vocab_size: int) -> ModelConfig:
+    return dataclasses.replace(model, vocab_size=vocab_size)
+
+
+def _step(arguments: StepArguments) -> Entries:
+    from benchmarks.step import run_case
+
+    for case in _cases(arguments):
+        _say(f"step {case.name}")
+        common = arguments.common
+        result = run_case(
+            on_device(case, common.device), rounds=common.rounds, warmup=common.warmup, parts=arguments.parts
+        )
+        yield case.name, result
+
+
+def _cases(arguments: StepArguments) -> list[Case]:
+    if arguments.case == "all":
+        return list(CASES.values())
+    if arguments.case == OWN:
+        if arguments.name in CASES:
+            raise BadInput(f"--name {arguments.name} is a case of the target table: give another name")
+        opponent: ContestantName | None = None if arguments.opponent == "none" else arguments.opponent
+        model, training = _sized(arguments.model, arguments.vocab_size), _training(arguments.batch, "auto")
+        return [Case(name=arguments.name, model=model, training=training, opponent=opponent)]
+    if arguments.case not in CASES:
+        raise unknown_name("--case", arguments.case, ["all", OWN, *CASES])
+    return [CASES[arguments.case]]
+
+
+def _coupler(arguments: CouplerArguments) -> Entries:
+    from benchmarks.coupling import SIZES, coupling_alone, many_hyperedges, sizes_of
+
+    common, device = arguments.common, arguments.common.device
+    turns = {"rounds": common.rounds, "warmup": common.warmup}
+    own = (_sized(arguments.model, arguments.vocab_size), _training(arguments.batch, device))
+    sizes = {name: sizes_of(name) for name in SIZES} | {OWN: own}
+    wanted = list(SIZES) if arguments.case == "all" else [arguments.case]
+    for name in wanted:
+        if name in sizes:
+            _say(f"coupling of {name}")
+            model, training = sizes[name]
+            training = dataclasses.replace(training, device=device)
+            yield name, coupling_alone(name, model, training, **turns)
+    for name, model, training in _many(arguments):
+        _say(name)
+        yield name, many_hyperedges(name, model, training, **turns)
+
+
+def _many(arguments: CouplerArguments) -> list[tuple[str, ModelConfig, TrainingConfig]]:
+    device = arguments.common.device
+    if arguments.case == OWN:
+        model = dataclasses.replace(_sized(arguments.model, arguments.vocab_size), coupler_type="HGNN")
+        return [(f"{OWN} {model.static_hyperedge_strategy}", model, _training(arguments.batch, device))]
+    if arguments.case not in ("all", "hyperedges"):
+        return []
+    training = TrainingConfig(batch_size=arguments.hyperedges_batch_size, device=device)
+    return [
+        (
+            f"{experts} experts {strategy}",
+            ModelConfig(
+                coupler_type="HGNN",
+                static_hyperedge_strategy=strategy,
+                num_experts=experts,
+                vocab_size=arguments.vocab_size,
+                embed_dim=arguments.hyperedges_width,
+                num_layers=arguments.hyperedges_layers,
+            ),
+            training,
+        )
+        for experts, strategy in ((64, "all_pairs"), (32, "all_triplets"))
+    ]
+
+
+def _scaling(arguments: ScalingArguments) -> Entries:
+    from benchmarks.scaling import AXES, scale
+
+    if arguments.axis != "all" and arguments.axis not in AXES:
+        raise unknown_name("--axis", arguments.axis, ["all", *AXES])
+    common = arguments.common
+    kinds: list[ContestantName] = ["ours", "textbook"] if arguments.textbook else ["ours"]
+    for axis in AXES.values() if arguments.axis == "all" else [AXES[arguments.axis]]:
+        _say(f"scaling with {axis.label}")
+        result = scale(
+            axis,
+            _sized(arguments.model, arguments.vocab_size),
+            _training(arguments.batch, common.device),
+            kinds=kinds,
+            rounds=common.rounds,
+            warmup=common.warmup,
+            largest=arguments.largest,
+        )
+        yield axis.name, result
+
+
+def _loss(arguments: LossArguments) -> Entries:
+    from benchmarks.loss import LossSizes, compare_losses
+
+    common = arguments.common
+    sizes = LossSizes(
+        tokens=arguments.tokens, width=arguments.embed_dim, vocabulary=arguments.vocab_size, device=common.device
+    )
+    _say("head and loss")
+    name = f"N{sizes.tokens}-D{sizes.width}-V{sizes.vocabulary}"
+    yield name, compare_losses(sizes, rounds=common.rounds, warmup=common.warmup)
+
+
+def _loader(arguments: LoaderArguments) -> Entries:
+    from benchmarks.loader import measure_loader
+
+    config = RunConfig(
+        model=arguments.model,
+        data=arguments.data,
+        training=_training(arguments.batch, arguments.common.device),
+        output=OutputConfig(),
+    )
+    _say(f"loading {config.data.dataset_name}")
+    name = Path(config.data.dataset_name).name or config.data.dataset_name
+    yield f"{name} {config.data.data_format}", measure_loader(config)
+
+
+@dataclass(frozen=True)
+class _Subcommand:
+    arguments: type[Any]
+    run: Callable[[Any], Entries]
+
+
+SUBCOMMANDS: Mapping[str, _Subcommand] = {
+    "step": _Subcommand(StepArguments, _step),
+    "coupler": _Subcommand(CouplerArguments, _coupler),
+    "scaling": _Subcommand(ScalingArguments, _scaling),
+    "loss": _Subcommand(LossArguments, _loss),
+    "loader": _Subcommand(LoaderArguments, _loader),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand: 0 measured (targets met or not), 1 failed, 2 bad input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    try:
+        if words[0] not in SUBCOMMANDS:
+            raise unknown_name("subcommand", words[0], SUBCOMMANDS)
+        _measure(words)
+    except GnnMoeError as error:
+        print(f"python -m benchmarks {words[0]}: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def _measure(words: Sequence[str]) -> None:
+    name = words[0]
+    subcommand = SUBCOMMANDS[name]
+    parsed = tyro.cli(
+        subcommand.arguments,
+        prog=f"python -m benchmarks {name}",
+        args=list(words[1:]),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        use_underscores=True,
+    )
+    from benchmarks import report
+
+    common: Common = parsed.common
+    values = report.circumstances(words, common.device)
+    path = Path(common.output) if common.output else report.RESULTS / f"{report.device_slug(values)}.json"
+    entries: dict[str, dict[str, Any]] = {}
+    for case, result in subcommand.run(parsed):
+        # After each case: a long run that is stopped keeps what it has measured.
+        entries[case] = report.plain(result)
+        report.update(path, name, {case: entries[case]}, values)
+    shown = {case: {**entry, "circumstances": values} for case, entry in entries.items()}
+    if common.json:
+        print(json.dumps({name: shown}, indent=1))
+        return
+    _show(name, shown)
+    _say(f"written: {path} and {path.with_suffix('.md')}")
+
+
+def _show(section: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    from rich.console import Console
+
+    from benchmarks.sections import SECTIONS
+    from benchmarks.tables import to_rich
+
+    console = Console()
+    for values in SECTIONS[section].tables(entries):
+        console.print(to_rich(values))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _usage() -> str:
+    lines = "\n".join(
+        f"  {name:<10} {str(subcommand.arguments.__doc__).splitlines()[0]}" for name, subcommand in SUBCOMMANDS.items()
+    )
+    return (
+        "usage: python -m benchmarks SUBCOMMAND [FLAGS]\n\n"
+        "Measure ours against a textbook version and against the hardware's limit.\n\n"
+        f"{lines}\n\npython -m benchmarks SUBCOMMAND --help lists its flags. The results go to benchmarks/results/."
+    )

@@ -1,0 +1,127 @@
+"""The record of a device: one JSON file with every figure, and a Markdown page that is made from it.
+
+An entry is replaced when its case is measured again; all others stay, each with the circumstances of its own run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.sections import SECTIONS
+from benchmarks.tables import to_markdown
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "torch_geometric", "numpy", "gnn-moe")
+
+
+def circumstances(arguments: Sequence[str], device_name: str) -> dict[str, Any]:
+    """Where and how figures came about."""
+    import torch
+
+    from gnn_moe.training.device import describe_device, resolve_device
+    from gnn_moe.training.environment import git_commit
+
+    device = resolve_device(device_name)
+    return {
+        "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "device": describe_device(device),
+        "processor": describe_device(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "on_cpu": device.type == "cpu",
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+    }
+
+
+def device_slug(values: Mapping[str, Any]) -> str:
+    """A file name for a device: `amd-epyc-2-threads`, `nvidia-h200`."""
+    name = f"{values['device']} {values['threads']} threads" if values["on_cpu"] else str(values["device"])
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def plain(result: Any) -> dict[str, Any]:
+    """A result dataclass as what JSON gives back."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(result)))
+    return values
+
+
+def update(path: Path, section: str, entries: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> Path:
+    """Puts entries into the record and makes its page anew.
+
+    Args:
+        path: the JSON file; made where it is missing. The page and the figure go beside it.
+        section: of `SECTIONS`.
+        entries: by case.
+        values: the circumstances of all of them.
+
+    Returns:
+        The page.
+    """
+    document: dict[str, Any] = {"sections": {}}
+    if path.exists():
+        document = json.loads(path.read_text(encoding="utf-8"))
+    document["device"] = values["device"]
+    stored = document["sections"].setdefault(section, {})
+    for name, entry in entries.items():
+        stored[name] = {**entry, "circumstances": dict(values)}
+    _replace(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    page = path.with_suffix(".md")
+    if SECTIONS[section].figure:
+        from benchmarks.scaling_figure import draw_scaling, scaling_panels
+
+        draw_scaling(scaling_panels(stored), _figure_path(path, section))
+    _replace(page, render(document, path.stem))
+    return page
+
+
+def render(document: Mapping[str, Any], stem: str) -> str:
+    """The whole page from the whole record."""
+    parts = [
+        f"# Benchmarks on {document['device']}\n",
+        f"Made by `python -m benchmarks` from `{stem}.json`, which holds every figure. Do not edit.\n",
+    ]
+    for name, section in SECTIONS.items():
+        if not (entries := document["sections"].get(name)):
+            continue
+        parts.append(f"## {section.title}\n{section.about}\n")
+        if section.figure:
+            parts.append(f"![{section.title}]({stem}-{name}.png)\n")
+        parts += [to_markdown(values) for values in section.tables(entries)]
+        parts.append(_provenance(entries))
+    return "\n".join(parts)
+
+
+def _provenance(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which entries were measured when, by which code, on what; those of one run in one line."""
+    runs: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        seen = entry["circumstances"]
+        versions = ", ".join(f"{package} {version}" for package, version in seen["versions"].items())
+        line = (
+            f"{seen['date']}, commit {seen['git_commit']}, {seen['processor']}, {seen['threads']} threads, {versions}; "
+            f"`{seen['command']}`"
+        )
+        runs.setdefault(line, []).append(name)
+    return "Measured:\n" + "".join(f"- {', '.join(names)}: {line}\n" for line, names in runs.items())
+
+
+def _figure_path(path: Path, section: str) -> Path:
+    return path.with_name(f"{path.stem}-{section}.png")
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

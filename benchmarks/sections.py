@@ -1,0 +1,184 @@
+"""The sections of the Markdown report, from stored entries only: a subcommand that did not run keeps its section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.coupling import COST_TARGET, EQUAL_WITHIN
+from benchmarks.loader import LONGEST_START, MOST_PADDING
+from benchmarks.step_tables import step_tables
+from benchmarks.tables import Table, table
+
+Entry = Mapping[str, Any]
+Entries = Mapping[str, Entry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """How one subcommand's entries are shown."""
+
+    title: str
+    about: str
+    tables: Callable[[Entries], list[Table]]
+    figure: bool = False
+    """Whether there is a PNG beside the report."""
+
+
+def coupler_tables(entries: Entries) -> list[Table]:
+    costs, speeds, many = [], [], []
+    for name, entry in entries.items():
+        command = f"`{entry['circumstances']['command']}`"
+        if "hyperedges" in entry:
+            many.append(_hyperedges_row(name, entry, command))
+            continue
+        for kind, figures in entry["race"]["figures"].items():
+            cost = entry["costs"].get(kind)
+            costs.append(
+                [
+                    name,
+                    kind,
+                    tables.seconds(figures["timing"]["median"]),
+                    tables.size(figures["peak_bytes"]),
+                    tables.seconds(cost and cost["extra_seconds"]),
+                    f"{cost['extra_flops'] / 1e9:.1f} G" if cost else tables.NOTHING,
+                    tables.ratio(cost and cost["over_own_rate"]),
+                    f"≤ {COST_TARGET}" if cost else "",
+                    tables.yes_no(cost["met"]) if cost else "",
+                    tables.ratio(cost and cost["over_mean_rate"]),
+                    tables.seconds(figures["part_seconds"].get("coupler")),
+                    command,
+                ]
+            )
+        costs += [[name, kind, failure["kind"], *[""] * 8, command] for kind, failure in _failures(entry)]
+        speeds.append([name, tables.ratio(entry["hgnn_over_gnn"]), "≤ 1", tables.yes_no(entry["hgnn_met"]), command])
+    columns = "sizes, coupler, s/step, peak memory, over mean, extra FLOPs, time over FLOPs at own rate, target, met?"
+    columns += ", at the rate of mean, coupler and readout alone, command"
+    found = [table("Coupling over `mean`", columns.split(", "), costs)] if costs else []
+    if speeds:
+        found.append(table("HGNN over GNN, seconds a step", ("sizes", "ratio", "target", "met?", "command"), speeds))
+    if many:
+        columns = "case, hyperedges, s/step, with one hyperedge, time, memory, target, met?, command"
+        found.append(table("Many hyperedges against one over all experts", columns.split(", "), many))
+    return found
+
+
+def _hyperedges_row(name: str, entry: Entry, command: str) -> list[str]:
+    figures = entry["race"]["figures"]
+    failures = dict(_failures(entry))
+
+    def median(kind: str) -> str:
+        return tables.seconds(figures[kind]["timing"]["median"]) if kind in figures else failures[kind]["kind"]
+
+    return [
+        name,
+        f"{entry['hyperedges']:,}",
+        median("many"),
+        median("one"),
+        tables.ratio(entry["time"]),
+        tables.ratio(entry["memory"]),
+        f"within {100 * EQUAL_WITHIN:.0f} %",
+        tables.yes_no(entry["met"]),
+        command,
+    ]
+
+
+def _failures(entry: Entry) -> list[tuple[str, Any]]:
+    return list(entry["race"]["failures"].items())
+
+
+def scaling_tables(entries: Entries) -> list[Table]:
+    slopes, points = [], []
+    for entry in entries.values():
+        for contestant, fitted in entry["slopes"].items():
+            values = [tables.ratio(fitted[key]) for key in ("seconds", "seconds_upper", "memory", "memory_upper")]
+            slopes.append([entry["label"], contestant, *values, f"`{entry['circumstances']['command']}`"])
+        for point in entry["points"]:
+            failed = point["failure"]
+            shown = failed["kind"] if failed else tables.seconds(point["seconds"])
+            where = [entry["label"], point["contestant"], f"{point['against']:,}"]
+            points.append([*where, shown, tables.size(point["step_bytes"])])
+    columns = "axis, contestant, time, time (upper half), memory, memory (upper half), command"
+    return [
+        table("Fitted slopes, d log y / d log x", columns.split(", "), slopes),
+        table("Points", ("axis", "contestant", "x", "s/step", "memory beyond imports"), points),
+    ]
+
+
+def loss_tables(entries: Entries) -> list[Table]:
+    rows = []
+    for entry in entries.values():
+        sizes = entry["sizes"]
+        where = f"N {sizes['tokens']}, D {sizes['width']}, V {sizes['vocabulary']}"
+        command = f"`{entry['circumstances']['command']}`"
+        for form, figures in entry["figures"].items():
+            time = figures["timing"]
+            spread = f"{tables.seconds(time['lowest'])} to {tables.seconds(time['highest'])}"
+            rows.append(
+                [form, where, tables.seconds(time["median"]), spread, tables.size(figures["step_bytes"]), command]
+            )
+        rows += [[form, where, failure["kind"], "", "", command] for form, failure in entry["failures"].items()]
+    columns = ("form", "sizes", "median", "spread", "memory beyond weights", "command")
+    return [table("Head and loss, forward and backward", columns, rows)]
+
+
+def loader_tables(entries: Entries) -> list[Table]:
+    batches, starts = [], []
+    for name, entry in entries.items():
+        command = f"`{entry['circumstances']['command']}`"
+        for epoch in entry["epochs"]:
+            order = "grouped by length" if epoch["grouped"] else "random"
+            rate = [f"{epoch['batches_per_second']:,.0f}", f"{epoch['tokens_per_second']:,.0f}"]
+            judged = epoch["grouped"] and entry["data"]["data_format"] == "lines"
+            target = [f"< {100 * MOST_PADDING:.0f} %", tables.yes_no(epoch["padding"] < MOST_PADDING)]
+            padding = [tables.percent(epoch["padding"]), *(target if judged else ["", ""])]
+            batches.append([name, order, str(entry["batch_size"]), *rate, *padding, command])
+        for which in ("first", "second"):
+            if (start := entry[which]) is not None:
+                keys = ("to_first_step_seconds", "to_first_update_seconds", "imports_seconds")
+                met = tables.yes_no(start["to_first_step_seconds"] < LONGEST_START)
+                target = [f"< {LONGEST_START} s", met] if which == "second" else ["", ""]
+                starts.append([name, which, *(tables.seconds(start[key]) for key in keys), *target, command])
+        if entry["failure"] is not None:
+            starts.append([name, entry["failure"]["kind"], *[tables.NOTHING] * 5, command])
+    return [
+        table(
+            "Batches of an epoch",
+            ("dataset", "order", "rows", "batches/s", "tokens/s", "padding", "target", "met?", "command"),
+            batches,
+        ),
+        table(
+            "Start-up, beyond imports",
+            (
+                *("dataset", "start", "to the first step", "to the first update", "imports"),
+                *("target", "met?", "command"),
+            ),
+            starts,
+        ),
+    ]
+
+
+SECTIONS: Mapping[str, Section] = {
+    "step": Section(
+        title="A training step",
+        about="Ours against the textbook with the same weights, in turn, each in a process of its own; MFU is the time "
+        "of the step's matrix products, each alone at the best rate seen, over the time of our step.",
+        tables=step_tables,
+    ),
+    "coupler": Section(
+        title="Coupling alone",
+        about="Ours with and without coupling. Differences are taken within a round.",
+        tables=coupler_tables,
+    ),
+    "scaling": Section(
+        title="Scaling",
+        about="Time and memory of a step against each size. A slope of 1 is proportional.",
+        tables=scaling_tables,
+        figure=True,
+    ),
+    "loss": Section(title="Head and loss", about="Each form in a process of its own.", tables=loss_tables),
+    "loader": Section(title="Data", about="Batches and start-up with a fresh cache.", tables=loader_tables),
+}
+"""By subcommand, in the order of the report."""

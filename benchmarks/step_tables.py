@@ -1,0 +1,135 @@
+"""The tables of `step`: targets, spread, parts, memory and the products that take the most time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.tables import Table, table
+
+Entry = Mapping[str, Any]
+MOST_PRODUCTS = 6
+PARTS = ("experts", "coupler", "head and loss", "optimiser", "rest")
+KINDS = ("parameters", "gradients", "optimiser", "activations")
+
+
+def step_tables(entries: Mapping[str, Entry]) -> list[Table]:
+    """All tables of the section; those without rows are left out."""
+    found = [_targets(entries), _spread(entries), _parts(entries), _memory(entries), _products(entries)]
+    return [values for values in found if values.rows]
+
+
+def _targets(entries: Mapping[str, Entry]) -> Table:
+    columns = "case, ours s/step, textbook s/step, ratio, target, met?, ours peak, textbook peak, ratio, target, met?"
+    return table(
+        "Targets", [*columns.split(", "), "MFU", "command"], [_target_row(name, e) for name, e in entries.items()]
+    )
+
+
+def _target_row(name: str, entry: Entry) -> list[str]:
+    race, opponent, targets, met = entry["race"], entry["opponent"], entry["targets"], entry["met"]
+
+    def shown(contestant: str | None) -> tuple[str, str]:
+        if contestant is None:
+            return tables.NOTHING, tables.NOTHING
+        if (figures := race["figures"].get(contestant)) is None:
+            failure = race["failures"].get(contestant)
+            return (failure["kind"] if failure else tables.NOTHING), tables.NOTHING
+        return tables.seconds(figures["timing"]["median"]), tables.size(figures["peak_bytes"])
+
+    (our_time, our_peak), (other_time, other_peak) = shown("ours"), shown(opponent)
+    if targets["peak_bytes"] is not None:
+        memory_target, memory_met = f"< {tables.size(targets['peak_bytes'])}", met["peak_bytes"]
+    else:
+        memory_target, memory_met = _target("≤", targets["memory"]), met.get("memory")
+    return [
+        f"{name} (list)" if opponent == "textbook_list" and not name.endswith("list") else name,
+        our_time,
+        other_time,
+        tables.ratio(entry["speed"], "×"),
+        _target("≥", targets["speed"], "×"),
+        tables.yes_no(met.get("speed")),
+        our_peak,
+        other_peak,
+        tables.ratio(entry["memory"]),
+        memory_target,
+        tables.yes_no(memory_met),
+        tables.percent(entry["mfu"]),
+        f"`{entry['circumstances']['command']}`",
+    ]
+
+
+def _target(sign: str, value: float | None, unit: str = "") -> str:
+    return tables.NOTHING if value is None else f"{sign} {value:g}{unit}"
+
+
+def _figures(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str, Entry]]:
+    for name, entry in entries.items():
+        for contestant, figures in entry["race"]["figures"].items():
+            yield name, contestant, figures
+
+
+def _spread(entries: Mapping[str, Entry]) -> Table:
+    rows = [
+        [
+            name,
+            contestant,
+            tables.seconds(figures["timing"]["median"]),
+            f"{tables.seconds(figures['timing']['lowest'])} to {tables.seconds(figures['timing']['highest'])}",
+            str(len(figures["timing"]["seconds"])),
+            f"{figures['tokens_per_second']:,.0f}",
+            tables.size(figures["peak_bytes"]),
+            tables.size(figures["step_bytes"]),
+        ]
+        for name, contestant, figures in _figures(entries)
+    ]
+    columns = "case, contestant, median, spread, steps, tokens/s, peak memory, of it beyond imports"
+    return table("Steps", columns.split(", "), rows)
+
+
+def _parts(entries: Mapping[str, Entry]) -> Table:
+    rows = [
+        [name, contestant, *(tables.seconds(figures["part_seconds"].get(part)) for part in PARTS)]
+        for name, contestant, figures in _figures(entries)
+        if figures["part_seconds"]
+    ]
+    title = "Where the time goes: each part alone, forward and backward; the coupler has its readout"
+    return table(title, ("case", "contestant", *PARTS), rows)
+
+
+def _memory(entries: Mapping[str, Entry]) -> Table:
+    rows = [
+        [name, contestant, part, *(tables.size(kinds[kind]) for kind in KINDS)]
+        for name, contestant, figures in _figures(entries)
+        for part, kinds in figures["part_bytes"].items()
+    ]
+    title = "Where the memory goes: activations are what a forward pass keeps for its backward pass"
+    return table(title, ("case", "contestant", "part", *KINDS), rows)
+
+
+def _products(entries: Mapping[str, Entry]) -> Table:
+    rows = []
+    for name, entry in entries.items():
+        if (limit := entry["race"]["limit"]) is None:
+            continue
+        shown = [limit["flops"] / 1e9, limit["flops"] / limit["seconds"] / 1e9]
+        rows.append(
+            [name, "all products", "", f"{shown[0]:,.0f}", tables.seconds(limit["seconds"]), f"{shown[1]:,.0f}"]
+        )
+        slowest = sorted(limit["products"], key=lambda product: -product["seconds"])[:MOST_PRODUCTS]
+        rows += [
+            [
+                name,
+                product["name"],
+                product["shape"],
+                f"{product['flops'] / 1e9:,.1f}",
+                tables.seconds(product["seconds"]),
+                f"{product['gigaflops_per_second']:,.0f}",
+            ]
+            for product in slowest
+        ]
+    columns = ("case", "product", "shape", "GFLOP", "seconds a step", "GFLOP/s")
+    return table(
+        f"The limit: the step's products alone, and the {MOST_PRODUCTS} that take the most time", columns, rows
+    )

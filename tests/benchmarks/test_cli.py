@@ -1,0 +1,114 @@
+"""`python -m benchmarks` as a real process, with tiny models, and its flags."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cli import SUBCOMMANDS, main
+from tests.small_runs import ROOT
+
+SHORT = ["--rounds", "2", "--warmup", "1", "--device", "cpu"]
+SIZES = {
+    "num_experts": 3,
+    "embed_dim": 32,
+    "num_heads": 2,
+    "num_layers": 1,
+    "max_seq_length": 16,
+    "vocab_size": 200,
+    "batch_size": 2,
+}
+TINY = [*(word for name, value in SIZES.items() for word in (f"--{name}", str(value))), *SHORT]
+
+
+def measure(tmp_path: Path, *words: str) -> tuple[dict[str, Any], str, str]:
+    """The printed JSON, the stored JSON's text and the page."""
+    output = tmp_path / "device.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words, "--json", "--output", str(output)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed, output.read_text(), (tmp_path / "device.md").read_text()
+
+
+def test_a_step_from_end_to_end(tmp_path: Path) -> None:
+    words = ["step", "--case", "own", "--name", "tiny", "--micro_batch_size", "1", *TINY]
+    printed, stored, page = measure(tmp_path, *words)
+    entry = printed["step"]["tiny"]
+    assert json.loads(stored)["sections"]["step"]["tiny"] == entry
+    race = entry["race"]
+    assert race["failures"] == {}
+    assert set(race["figures"]) == {"ours", "textbook"}
+    for figures in race["figures"].values():
+        assert len(figures["timing"]["seconds"]) == 2
+        assert figures["peak_bytes"] > 10**8
+        assert list(figures["part_seconds"]) == ["experts", "coupler", "head and loss", "optimiser", "rest"]
+    assert race["limit"]["flops"] == entry["training_flops"]
+    assert entry["mfu"] == race["limit"]["seconds"] / race["figures"]["ours"]["timing"]["median"]
+    assert entry["circumstances"]["command"].startswith("python -m benchmarks step --case own")
+    assert "| tiny |" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "section", "names"),
+    [
+        (["coupler", "--case", "own", *TINY], "coupler", ["own", "own all_pairs"]),
+        (["scaling", "--axis", "experts", "--largest", "4", *TINY], "scaling", ["experts"]),
+        (
+            ["loss", "--tokens", "64", "--embed_dim", "16", "--vocab_size", "100", *SHORT],
+            "loss",
+            ["N64-D16-V100"],
+        ),
+    ],
+)
+def test_the_others_from_end_to_end(words: list[str], section: str, names: list[str], tmp_path: Path) -> None:
+    printed, _, page = measure(tmp_path, *words)
+    assert list(printed[section]) == names
+    assert "Traceback" not in json.dumps(printed)
+    assert "killed" not in page
+    assert (tmp_path / "device-scaling.png").exists() == (section == "scaling")
+
+
+def test_usage_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in SUBCOMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stp"], "step"),
+        (["step", "--case", "config1-gn"], "config1-gnn"),
+        (["step", "--case", "own", "--name", "config1-gnn", *TINY], "give another name"),
+        (["scaling", "--axis", "widht"], "width"),
+        (["loss", "--rounds", "0"], "at least one round"),
+        (["loss", "--output", "x.md"], ".json"),
+        (["step", "--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_bad_input_says_the_way_out(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_children_read_the_command_line_without_torch() -> None:
+    code = "import sys, benchmarks.__main__, benchmarks.measure; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,179 @@
+"""The record and its page: entries are merged, sections are made from the record, and a table says what was met."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report, tables
+from benchmarks.cases import CASES, Case
+from benchmarks.children import Failure
+from benchmarks.coupling import CouplingResult, HyperedgesResult, coupling_cost
+from benchmarks.loader import Epoch, LoaderResult, StartUp
+from benchmarks.measure import Limit, Race
+from benchmarks.rates import ProductRate
+from benchmarks.sections import SECTIONS
+from benchmarks.step import judge
+from benchmarks.tables import Table, to_markdown
+from tests.benchmarks.test_coupling import figures
+
+SEEN: dict[str, Any] = {
+    "command": "python -m benchmarks step --case a",
+    "date": "2026-01-02T03:04:05+00:00",
+    "git_commit": "abc",
+    "device": "Fast Processor (R) 9",
+    "processor": "Fast Processor (R) 9",
+    "threads": 2,
+    "on_cpu": True,
+    "versions": {"python": "3.11", "torch": "2.13"},
+}
+
+
+def limit_of(seconds: float) -> Limit:
+    product = ProductRate(name="head forward", shape="s", flops=10**12, seconds=seconds, gigaflops_per_second=1e3)
+    return Limit(flops=10**12, seconds=seconds, products=(product,))
+
+
+def judged(case: Case, *, ours: float, textbook: float | None, limit: float = 0.5) -> dict[str, Any]:
+    found = {"ours": figures(ours, step_bytes=10**8)}
+    failures = {}
+    if textbook is None:
+        failures["textbook"] = Failure(kind="killed", detail="ended by signal 9")
+    else:
+        found["textbook"] = figures(textbook)
+    return report.plain(judge(case, Race(figures=found, failures=failures, limit=limit_of(limit))))
+
+
+def cells(page: str, first: str) -> list[str]:
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_ratio_is_held_to_its_target() -> None:
+    met = judged(CASES["config1-gnn"], ours=1.0, textbook=4.5)
+    assert (met["speed"], met["memory"], met["mfu"]) == (4.5, 1.0, 0.5)
+    assert met["met"] == {"speed": True, "memory": False}
+    assert judged(CASES["config1-gnn"], ours=1.0, textbook=3.9)["met"]["speed"] is False
+    assert judged(CASES["config1-gnn"], ours=1.0, textbook=None)["met"] == {"speed": False, "memory": False}
+    assert judged(CASES["sixteen-experts"], ours=1.0, textbook=4.0)["met"] == {"peak_bytes": True}
+
+
+def test_the_target_table(tmp_path: Path) -> None:
+    entry = judged(CASES["config1-gnn"], ours=1.25, textbook=5.5)
+    page = report.update(tmp_path / "x.json", "step", {"config1-gnn": entry}, SEEN).read_text()
+    row = cells(page.split("### Steps")[0], "config1-gnn")
+    assert row == [
+        *("config1-gnn", "1.25 s", "5.5 s", "4.40×", "≥ 4×", "yes"),
+        *("300.0 MB", "300.0 MB", "1.00", "≤ 0.5", "**no**", "40.0 %", "`python -m benchmarks step --case a`"),
+    ]
+    for text in ("# Benchmarks on Fast Processor (R) 9", "commit abc", "2 threads", "torch 2.13", SEEN["date"]):
+        assert text in page
+
+
+def test_a_killed_opponent_is_in_the_table(tmp_path: Path) -> None:
+    entry = judged(CASES["eight-experts"], ours=1.0, textbook=None)
+    page = report.update(tmp_path / "x.json", "step", {"eight-experts": entry}, SEEN).read_text()
+    row = cells(page.split("### Steps")[0], "eight-experts")
+    assert row[1:6] == ["1 s", "killed", tables.NOTHING, "≥ 6×", "**no**"]
+
+
+def coupler_entries() -> dict[str, dict[str, Any]]:
+    found = {"mean": figures(1.0), "GNN": figures(1.5)}
+    cost = coupling_cost("GNN", {"mean": (1.0,), "GNN": (1.5,)}, {"mean": 1000, "GNN": 1600})
+    race = Race(figures=found, failures={"HGNN": Failure(kind="out_of_memory", detail="")}, limit=None)
+    alone = CouplingResult(
+        name="a", model={}, training={}, race=race, costs={"GNN": cost}, hgnn_over_gnn=None, hgnn_met=False
+    )
+    many = HyperedgesResult(
+        name="b",
+        hyperedges=2016,
+        model={},
+        training={},
+        race=Race(figures={"one": figures(1.0), "many": figures(1.01)}, failures={}, limit=None),
+        time=1.01,
+        memory=1.0,
+        met=True,
+    )
+    return {"a": report.plain(alone), "b": report.plain(many)}
+
+
+def test_one_subcommand_keeps_the_sections_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.json"
+    entry = judged(CASES["config1-gnn"], ours=1.0, textbook=5.0)
+    report.update(path, "step", {"config1-gnn": entry, "own": entry}, SEEN)
+    report.update(path, "coupler", coupler_entries(), SEEN | {"command": "the other"})
+    slower = judged(CASES["config1-gnn"], ours=2.0, textbook=5.0)
+    page = report.update(path, "step", {"config1-gnn": slower}, SEEN | {"git_commit": "def"}).read_text()
+    document = json.loads(path.read_text())
+    assert document["sections"]["step"]["config1-gnn"]["speed"] == 2.5
+    assert document["sections"]["step"]["own"]["speed"] == 5.0
+    assert document["sections"]["step"]["own"]["circumstances"]["git_commit"] == "abc"
+    assert page == report.render(document, "x")
+    assert page.index("## A training step") < page.index("## Coupling alone")
+    for text in ("2,016", "out_of_memory", "the other", "commit abc", "commit def", "within 3 %"):
+        assert text in page
+    assert sorted(file.name for file in path.parent.iterdir()) == ["x.json", "x.md"]
+
+
+def loader_entry(padding: float, seconds: float, failure: Failure | None = None) -> dict[str, Any]:
+    epoch = Epoch(grouped=True, batches=1, seconds=1.0, batches_per_second=1.0, tokens_per_second=1.0, padding=padding)
+    start = StartUp(imports_seconds=1.0, to_first_step_seconds=seconds, to_first_update_seconds=seconds + 1)
+    result = LoaderResult(
+        data={"data_format": "lines"},
+        model={},
+        batch_size=8,
+        epochs=(epoch,),
+        first=start,
+        second=start if failure is None else None,
+        failure=failure,
+    )
+    return report.plain(result)
+
+
+def test_data_is_held_to_its_targets(tmp_path: Path) -> None:
+    entries = {
+        "good": loader_entry(0.09, 4.9),
+        "bad": loader_entry(0.11, 5.1),
+        "failed": loader_entry(0.05, 1.0, Failure(kind="error", detail="")),
+    }
+    page = report.update(tmp_path / "x.json", "loader", entries, SEEN).read_text()
+    batches, starts = page.split("### Start-up")
+    assert cells(batches, "good")[5:8] == ["9.0 %", "< 10 %", "yes"]
+    assert cells(batches, "bad")[5:8] == ["11.0 %", "< 10 %", "**no**"]
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in starts.splitlines() if "|" in line]
+    assert [row[:3] + row[5:7] for row in found[2:]] == [
+        ["good", "first", "4.9 s", "", ""],
+        ["good", "second", "4.9 s", "< 5 s", "yes"],
+        ["bad", "first", "5.1 s", "", ""],
+        ["bad", "second", "5.1 s", "< 5 s", "**no**"],
+        ["failed", "first", "1 s", "", ""],
+        ["failed", "error", "—", "—", "—"],
+    ]
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_page_without_a_section_leaves_it_out(name: str) -> None:
+    page = report.render({"device": "d", "sections": {}}, "x")
+    assert SECTIONS[name].title not in page.replace("# Benchmarks", "")
+
+
+def test_markdown_of_a_table() -> None:
+    values = Table(title="t", columns=("a", "b"), rows=(("x|y", "1\n2"),))
+    assert to_markdown(values) == "### t\n| a | b |\n| --- | --- |\n| x\\|y | 1 2 |\n"
+    with pytest.raises(AssertionError):
+        Table(title="t", columns=("a",), rows=(("x", "y"),))
+
+
+def test_numbers_as_they_are_read() -> None:
+    assert [tables.seconds(value) for value in (2.814, 0.0352, None)] == ["2.81 s", "35.2 ms", tables.NOTHING]
+    assert [tables.size(value) for value in (3.456e9, 7.89e6)] == ["3.46 GB", "7.9 MB"]
+    assert [tables.ratio(value) for value in (4.4, 0.0333)] == ["4.40", "0.033"]
+    assert tables.percent(0.1234) == "12.3 %"
+
+
+def test_file_names_of_devices() -> None:
+    assert report.device_slug(SEEN) == "fast-processor-r-9-2-threads"
+    assert report.device_slug(SEEN | {"device": "NVIDIA H200", "on_cpu": False}) == "nvidia-h200"
