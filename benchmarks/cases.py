@@ -110,9 +110,3 @@ def contestants(case: Case) -> dict[str, Contestant]:
     if case.opponent is None:
         return {"ours": ours}
     return {"ours": ours, case.opponent: dataclasses.replace(ours, kind=case.opponent)}
-
-
-def micro_rows(training: TrainingConfig) -> int:
-    """Rows that ours computes at once: as set, else the whole batch."""
-    size = training.micro_batch_size
-    return size if isinstance(size, int) else training.batch_size

@@ -55,8 +55,8 @@ class Batch:
 
     batch_size: int = 32
     """Rows a step."""
-    micro_batch_size: int | None = None
-    """Rows that ours computes at once (default: the whole batch)."""
+    micro_batch_size: int | Literal["auto"] = "auto"
+    """Rows that ours computes at once; auto: the whole batch."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of ours; the textbook computes in float32."""
     compile: bool = False

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import process_memory
-from benchmarks.cases import Contestant, micro_rows
+from benchmarks.cases import Contestant
 from benchmarks.parts import COUPLER, EXPERTS, HEAD, OPTIMISER, Forwards, part_memory, time_parts
 from gnn_moe.config import ModelConfig, TrainingConfig
 from gnn_moe.model.language_model import CoupledLayer, build_model
@@ -161,7 +161,7 @@ class Ours(Racer):
             output.loss.backward()
 
     def _micro_rows(self) -> int:
-        return micro_rows(self.training)
+        return self.training.rows_at_once
 
 
 class Textbook(Racer):

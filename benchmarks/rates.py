@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.cases import micro_rows
 from gnn_moe.config import ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class ProductRate:
 
 def step_products(config: ModelConfig, training: TrainingConfig) -> list[Product]:
     """The matrix products of one training step; their FLOPs are those of `model_size`."""
-    size = micro_rows(training)
+    size = training.rows_at_once
     rows = Counter(min(size, training.batch_size - start) for start in range(0, training.batch_size, size))
     return [
         dataclasses.replace(product, count=product.count * pieces)

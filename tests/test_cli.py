@@ -25,7 +25,8 @@ FLAGS = {
     "data": "num_train_samples num_eval_samples dataset_name dataset_config_name text_column data_format tokenizer",
     "training": (
         "learning_rate epochs max_batches_per_epoch eval_every batch_size micro_batch_size weight_decay warmup_steps "
-        "gradient_clip group_by_length no_group_by_length seed precision device compile"
+        "gradient_clip group_by_length no_group_by_length seed precision device compile "
+        "activation_checkpointing no_activation_checkpointing"
     ),
     "output": "run_name output_dir save_every resume overwrite quiet dry_run cache_dir",
 }
@@ -53,7 +54,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "training": {
         "batch_size": 32,
-        "micro_batch_size": None,
+        "micro_batch_size": "auto",
         "learning_rate": 5e-4,
         "weight_decay": 0.01,
         "epochs": 8,

@@ -197,7 +197,7 @@ def test_defaults_are_those_of_the_issue() -> None:
             "max_batches_per_epoch": -1,
             "eval_every": 200,
             "batch_size": 32,
-            "micro_batch_size": None,
+            "micro_batch_size": "auto",
             "group_by_length": True,
             "weight_decay": 0.01,
             "warmup_steps": 0,

@@ -161,8 +161,10 @@ class TrainingConfig:
     """Steps between evaluations; the last step is always evaluated."""
     batch_size: int = 32
     """Samples a step."""
-    micro_batch_size: int | None = None
-    """Samples computed at once, with the same result (default: the whole batch)."""
+    micro_batch_size: int | Literal["auto"] = "auto"
+    """Samples computed at once, with the same result; auto: as many as the memory has room for."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the layer again: less memory, more time."""
     group_by_length: bool = True
     """Batch rows of like length, which saves padding; otherwise batches are random."""
     weight_decay: float = 0.01
@@ -188,11 +190,16 @@ class TrainingConfig:
             check_rate(self, name)
         check_rate(self, "weight_decay", zero=True)
         check_count(self, "max_batches_per_epoch")
-        if self.micro_batch_size is not None:
+        if self.micro_batch_size != "auto":
             check_size(self, "micro_batch_size")
         if type(self.warmup_steps) is not int or self.warmup_steps < 0:
             raise BadInput(f"--warmup_steps {self.warmup_steps!r} must be a whole number, 0 or more")
         check_seed(self.seed)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a micro-batch; the whole batch while their number is not decided."""
+        return self.batch_size if self.micro_batch_size == "auto" else min(self.micro_batch_size, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

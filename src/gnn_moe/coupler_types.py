@@ -1,4 +1,4 @@
-"""The couplers in one table: what each is called, which class computes it, what it weighs and costs.
+"""The couplers in one table: what each is called, which class computes it, what it weighs, costs and keeps.
 
 Adding a coupler is one class in `gnn_moe.model.couplers` and one line here; the command line, `inspect` and the
 shared contract tests pick it up. The formulas stand here, not in the class, so that parameters and FLOPs are known
@@ -25,6 +25,8 @@ class CouplerShape:
     """M, hyperedges of the coupler (0 where it has no hypergraph)."""
     learnable_hyperedge_weights: bool
     """Whether the M hyperedge weights are parameters."""
+    heads: int
+    """A, attention heads of an expert."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class CouplerType:
     """Parameters of one coupler, without the readout."""
     forward_flops: Callable[[CouplerShape], int]
     """Matrix-product FLOPs of one coupler for one token (2 a multiply-add), without the readout."""
+    kept_numbers: Callable[[CouplerShape], int]
+    """Numbers that one coupler keeps of one token for the backward pass, in the type that it computes in."""
     uses_hypergraph: bool = False
     """Whether it couples along the hyperedges of `--static_hyperedge_strategy`."""
     hgnn_conv_type: str | None = None
@@ -55,12 +59,26 @@ def _gnn_flops(s: CouplerShape) -> int:
     return s.layers * s.experts * (gates + messages + transforms)
 
 
+def _gnn_kept(s: CouplerShape) -> int:
+    results, gates = 3 * s.experts * s.width, 2 * s.experts**2
+    return s.layers * (results + gates)
+
+
 def _hypergraph_parameters(s: CouplerShape) -> int:
     return s.layers * (s.width**2 + s.width) + s.hyperedges * s.learnable_hyperedge_weights
 
 
 def _hypergraph_flops(s: CouplerShape) -> int:
     return s.layers * s.experts * (2 * s.experts * s.width + 2 * s.width**2)
+
+
+def _hgnn_kept(s: CouplerShape) -> int:
+    return s.layers * (2 + s.learnable_hyperedge_weights) * s.experts * s.width
+
+
+def _hypergraph_conv_kept(s: CouplerShape) -> int:
+    # Without learned weights nothing asks for the inputs of P.
+    return s.layers * (1 + s.learnable_hyperedge_weights) * s.experts * s.width
 
 
 def _attention_parameters(s: CouplerShape) -> int:
@@ -71,6 +89,10 @@ def _attention_flops(s: CouplerShape) -> int:
     return s.layers * s.experts * (8 * s.width**2 + 4 * s.experts * s.width)
 
 
+def _attention_kept(s: CouplerShape) -> int:
+    return s.layers * (5 * s.experts * s.width + s.heads * s.experts**2)
+
+
 def _nothing(s: CouplerShape) -> int:
     return 0
 
@@ -78,11 +100,11 @@ def _nothing(s: CouplerShape) -> int:
 _MODULE = "gnn_moe.model.couplers"
 # fmt: off
 COUPLERS: tuple[CouplerType, ...] = (
-    CouplerType(coupler_type="GNN", implementation=f"{_MODULE}:GNNCoupler", parameters=_gnn_parameters, forward_flops=_gnn_flops),
-    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", implementation=f"{_MODULE}:HGNNCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
-    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="HypergraphConv", implementation=f"{_MODULE}:HypergraphConvCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops),
-    CouplerType(coupler_type="attention", implementation=f"{_MODULE}:AttentionCoupler", parameters=_attention_parameters, forward_flops=_attention_flops),
-    CouplerType(coupler_type="mean", implementation=f"{_MODULE}:MeanCoupler", parameters=_nothing, forward_flops=_nothing),
+    CouplerType(coupler_type="GNN", implementation=f"{_MODULE}:GNNCoupler", parameters=_gnn_parameters, forward_flops=_gnn_flops, kept_numbers=_gnn_kept),
+    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", implementation=f"{_MODULE}:HGNNCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops, kept_numbers=_hgnn_kept),
+    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="HypergraphConv", implementation=f"{_MODULE}:HypergraphConvCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops, kept_numbers=_hypergraph_conv_kept),
+    CouplerType(coupler_type="attention", implementation=f"{_MODULE}:AttentionCoupler", parameters=_attention_parameters, forward_flops=_attention_flops, kept_numbers=_attention_kept),
+    CouplerType(coupler_type="mean", implementation=f"{_MODULE}:MeanCoupler", parameters=_nothing, forward_flops=_nothing, kept_numbers=_nothing),
 )
 # fmt: on
 

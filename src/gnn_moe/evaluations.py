@@ -74,7 +74,7 @@ def evaluate_model(
         return evaluate(
             model,
             corpus.split(split),
-            batch_size=stored.training.batch_size,
+            batch_size=stored.training.rows_at_once,
             positions=stored.model.max_seq_length,
             device=accelerator.device,
         )

@@ -17,7 +17,7 @@ from gnn_moe.data.unigram import unigram_loss
 from gnn_moe.errors import BadInput, GnnMoeError, Interrupted, MemoryFull, RunFailed
 from gnn_moe.model.size import model_size
 from gnn_moe.training.device import is_out_of_memory
-from gnn_moe.training.loop import Progress
+from gnn_moe.training.state import Progress
 
 COMPLETED, INTERRUPTED, FAILED = "completed", "interrupted", "failed"
 
@@ -133,13 +133,13 @@ def summary_lines(summary: Summary) -> list[str]:
     ]
 
 
-def explain(error: BaseException, resume: str, micro_batch_size: int | None) -> BaseException:
+def explain(error: BaseException, resume: str, micro_batch_size: int) -> BaseException:
     """The error that a user should see: the same, or one that says what to do.
 
     Args:
         error: what ended the run.
         resume: the command that goes on with it.
-        micro_batch_size: that of the run; None is the whole batch.
+        micro_batch_size: that of the run.
     """
     if isinstance(error, Interrupted):
         return Interrupted(f"{error}; go on with: {resume}", error.exit_status - 128)
@@ -149,8 +149,8 @@ def explain(error: BaseException, resume: str, micro_batch_size: int | None) -> 
         return RunFailed(f"the record could not be written ({error}); make room, then go on with: {resume}")
     if is_out_of_memory(error):
         return MemoryFull(
-            f"out of memory with --micro_batch_size {micro_batch_size or 'the whole batch'}: use a smaller one, which "
-            "gives the same result, or a smaller model, under another --run_name"
+            f"out of memory with --micro_batch_size {micro_batch_size}: use a smaller one, which gives the same "
+            "result, --activation_checkpointing or a smaller model, under another --run_name"
         )
     return error
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,15 +24,18 @@ from gnn_moe.hypergraph import build_hyperedges, incidence_matrix
 from gnn_moe.model import storage
 from gnn_moe.model.generation import generate
 from gnn_moe.model.language_model import LanguageModel, build_model
+from gnn_moe.model.memory import largest_micro_batch
 from gnn_moe.model.size import model_size
 from gnn_moe.run_folder import RunFolder, check_free, check_unchanged, write_config
 from gnn_moe.run_summary import COMPLETED, Summary, explain, read_summary, summarise_run, summary_lines
 from gnn_moe.training import checkpoints
 from gnn_moe.training.device import accelerator_for, peak_memory_bytes, precision_of, reset_peak_memory
 from gnn_moe.training.environment import describe_environment
-from gnn_moe.training.loop import Progress, Trainer, count_steps
+from gnn_moe.training.loop import Trainer
+from gnn_moe.training.memory_limits import room_bytes
 from gnn_moe.training.progress import build_reporter
 from gnn_moe.training.record import CouplingHistory, Metrics, write_json
+from gnn_moe.training.state import Progress, count_steps
 from gnn_moe.training.stopping import StopRequest, stop_on_signals
 
 _SAMPLE_PROMPT, _SAMPLE_LENGTH = 8, 40
@@ -54,6 +58,7 @@ def run_training(config: RunConfig, command_line: Sequence[str]) -> Summary:
     """
     config = with_run_name(config)
     folder = RunFolder(Path(config.output.output_dir) / str(config.output.run_name))
+    config = _with_stored_micro_batch(config, folder)
     check_free(folder, config)
     if (done := _completed(folder, config)) is not None:
         return done
@@ -61,6 +66,7 @@ def run_training(config: RunConfig, command_line: Sequence[str]) -> Summary:
     with accelerator_for(training.device, training.precision) as accelerator, stop_on_signals() as stop:
         corpus = load_corpus(config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=corpus.vocab_size))
+        config = _with_micro_batch_that_fits(config, accelerator)
         if config.output.overwrite and folder.path.exists():
             folder.discard()
         with folder.locked():
@@ -99,6 +105,31 @@ def with_run_name(config: RunConfig) -> RunConfig:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{model.coupler_type.lower()}-e{model.num_experts}-d{model.embed_dim}-l{model.num_layers}-{stamp}-{letters}"
     return dataclasses.replace(config, output=dataclasses.replace(config.output, run_name=name))
+
+
+def _with_stored_micro_batch(config: RunConfig, folder: RunFolder) -> RunConfig:
+    """A run that goes on keeps the micro-batch that it was started with, or had to go down to."""
+    if config.training.micro_batch_size != "auto" or not (config.output.resume and folder.is_begun()):
+        return config
+    return _with_micro_batch(config, folder.read_config().training.micro_batch_size)
+
+
+def _with_micro_batch_that_fits(config: RunConfig, accelerator: Accelerator) -> RunConfig:
+    """The config with a number for `--micro_batch_size auto`: the largest whose predicted peak fits the memory."""
+    if config.training.micro_batch_size != "auto":
+        return config
+    rows = largest_micro_batch(
+        config.model,
+        config.training,
+        precision=precision_of(accelerator),
+        device_type=accelerator.device.type,
+        room_bytes=room_bytes(accelerator.device),
+    )
+    return _with_micro_batch(config, rows)
+
+
+def _with_micro_batch(config: RunConfig, size: int | Literal["auto"]) -> RunConfig:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, micro_batch_size=size))
 
 
 @dataclass(kw_only=True)
@@ -145,7 +176,7 @@ class _Run:
         """Records why the run ended, and returns what the user should see."""
         output = self.config.output
         words = ["--run_name", str(output.run_name), "--output_dir", output.output_dir, "--resume"]
-        cause = explain(error, shlex.join(["gnn-moe", "train", *words]), self.config.training.micro_batch_size)
+        cause = explain(error, shlex.join(["gnn-moe", "train", *words]), self.config.training.rows_at_once)
         try:
             self._write_summary(progress, cause)
             write_figures(self.folder.path)
@@ -179,7 +210,12 @@ class _Run:
             coupling=CouplingHistory(self.folder.coupling, incidence if hyperedges else None),
             stop=self.stop,
             progress=progress,
+            on_new_config=self._take_config,
         )
+
+    def _take_config(self, config: RunConfig) -> None:
+        self.config = config
+        write_config(self.folder, config)
 
     @property
     def _precision(self) -> str:
@@ -243,8 +279,9 @@ class _Run:
             f"layers, {model.gnn_layers} coupler layers: {size.total_parameters / 1e6:.1f}M parameters"
         )
         start = f", from step {trainer.progress.step}" if trainer.progress.step else ""
+        at_once = f", {training.rows_at_once} at once," if training.rows_at_once < training.batch_size else ""
         print(
-            f"training  {trainer.total_steps} steps of {training.batch_size} samples in {self._precision} on "
+            f"training  {trainer.total_steps} steps of {training.batch_size} samples{at_once} in {self._precision} on "
             f"{self.accelerator.device}{start}",
             flush=True,
         )

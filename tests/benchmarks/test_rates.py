@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from benchmarks.rates import PASSES, Product, ProductRates, best_rates, step_products
@@ -10,9 +12,9 @@ from gnn_moe.model.size import model_size
 from tests.model.cases import each, every_config
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 4, 3])
+@pytest.mark.parametrize("micro_batch_size", ["auto", 4, 3])
 @each(every_config(experts=(1, 3, 5), num_layers=3, gnn_layers=2, embed_dim=24, num_heads=3))
-def test_products_have_the_flops_of_the_model(config: ModelConfig, micro_batch_size: int | None) -> None:
+def test_products_have_the_flops_of_the_model(config: ModelConfig, micro_batch_size: int | Literal["auto"]) -> None:
     training = TrainingConfig(batch_size=8, micro_batch_size=micro_batch_size)
     flops = len(PASSES) * sum(product.flops for product in step_products(config, training))
     assert flops == model_size(config).training_flops_per_token * training.batch_size * config.max_seq_length

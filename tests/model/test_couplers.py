@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gnn_moe import coupler_types
 from gnn_moe.config import ModelConfig
-from gnn_moe.coupler_types import COUPLERS, CouplerShape, CouplerType, coupler_type_names, find_coupler
+from gnn_moe.coupler_types import COUPLERS, CouplerType, coupler_type_names, find_coupler
 from gnn_moe.hypergraph import count_hyperedges
 from gnn_moe.model.couplers import Coupler, HypergraphCoupler, build_coupler
+from gnn_moe.model.size import coupler_shape
 from tests import textbook
 from tests.model.cases import (
     LargestTensor,
@@ -43,16 +44,6 @@ def random_coupler(config: ModelConfig, dtype: torch.dtype = torch.float64) -> C
 def random_results(config: ModelConfig, tokens: int = TOKENS, dtype: torch.dtype = torch.float64) -> Tensor:
     shape = (config.num_experts, tokens, config.embed_dim)
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(3))
-
-
-def shape_of(config: ModelConfig) -> CouplerShape:
-    return CouplerShape(
-        experts=config.num_experts,
-        width=config.embed_dim,
-        layers=config.gnn_layers,
-        hyperedges=count_hyperedges(config),
-        learnable_hyperedge_weights=config.hgnn_learnable_edge_weights,
-    )
 
 
 def flops(config: ModelConfig, tokens: int) -> int:
@@ -117,11 +108,11 @@ class TestContract:
 
     def test_parameters_are_those_of_the_table(self, config: ModelConfig) -> None:
         built = sum(parameter.numel() for parameter in build_coupler(config).parameters())
-        assert config.coupler.parameters(shape_of(config)) == built
+        assert config.coupler.parameters(coupler_shape(config)) == built
 
     def test_flops_are_those_of_the_table(self, config: ModelConfig) -> None:
         # What does not depend on the tokens (P of a hypergraph) is no cost of a token: the difference leaves it out.
-        assert config.coupler.forward_flops(shape_of(config)) * 5 == flops(config, 8) - flops(config, 3)
+        assert config.coupler.forward_flops(coupler_shape(config)) * 5 == flops(config, 8) - flops(config, 3)
 
     def test_record(self, config: ModelConfig) -> None:
         layers, experts = config.gnn_layers, config.num_experts
@@ -144,6 +135,7 @@ def extra_row(**changes: Any) -> CouplerType:
         "implementation": f"{__name__}:LeakyCoupler",
         "parameters": lambda shape: 0,
         "forward_flops": lambda shape: 0,
+        "kept_numbers": lambda shape: 0,
     }
     return CouplerType(**{**values, **changes})
 

@@ -248,3 +248,21 @@ def test_the_library_is_reached_from_the_package() -> None:
     assert gnn_moe.load_model.__name__ == "load_model"
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = gnn_moe.no_such_name
+
+
+@each(one_of_each(3, dropout_rate=0.2))
+def test_checkpointed_layers_give_the_same_gradients(config: ModelConfig) -> None:
+    """With the same dropout, whose masks are drawn anew in the backward pass."""
+    model, ids_BT = random_model(config).train(), random_ids(config)
+    losses, found = [], []
+    for checkpointed in (False, True):
+        model.checkpoint_layers = checkpointed
+        torch.manual_seed(0)
+        loss = model(ids_BT, labels=ids_BT).loss
+        assert loss is not None
+        model.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert losses[0] == losses[1]
+    assert_same(found[1], found[0], 1e-12)

@@ -21,9 +21,10 @@ from gnn_moe.model.language_model import build_model
 from gnn_moe.model.storage import write_checksums
 from gnn_moe.training.device import accelerator_for
 from gnn_moe.training.loader import LoadedBatch
-from gnn_moe.training.loop import Progress, Trainer
+from gnn_moe.training.loop import Trainer
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics
+from gnn_moe.training.state import Progress
 from gnn_moe.training.stopping import StopRequest
 from tests.small_runs import Accident, Commands, Setting, interrupted, read_json, read_rows
 
@@ -122,6 +123,7 @@ def make_trainer(setting: Setting, tmp_path: Path) -> Any:
             coupling=CouplingHistory(tmp_path / "coupling.npz", None),
             stop=StopRequest(),
             progress=Progress(),
+            on_new_config=lambda config: None,
         )
 
     return make

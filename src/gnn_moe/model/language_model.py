@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from gnn_moe.config import ModelConfig
 from gnn_moe.data.batches import IGNORED
@@ -90,6 +91,8 @@ class LanguageModel(nn.Module):
         self.norm_bias = nn.Parameter(torch.empty(width))
         self.head_weight = nn.Parameter(torch.empty(config.vocab_size, width))
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size))
+        self.checkpoint_layers = False
+        """Whether training keeps only each layer's input and computes the layer again in the backward pass."""
 
     def forward(
         self,
@@ -145,7 +148,10 @@ class LanguageModel(nn.Module):
         x_BTD = functional.embedding(input_ids, self.token_embedding) + self.position_embedding[:positions]
         x_BTD = dropout(x_BTD, self.config.dropout_rate, training=self.training)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, compute_dtype)
+            if self.checkpoint_layers and torch.is_grad_enabled():
+                x_BTD = checkpoint(layer, x_BTD, compute_dtype, use_reentrant=False)
+            else:
+                x_BTD = layer(x_BTD, compute_dtype)
         normed_BTD = functional.layer_norm(x_BTD, x_BTD.shape[-1:], self.norm_gain, self.norm_bias, LAYER_NORM_EPSILON)
         return normed_BTD.to(compute_dtype)
 

@@ -32,16 +32,22 @@ class ModelSize:
     """Hyperedges of one coupler."""
 
 
-def model_size(config: ModelConfig) -> ModelSize:
-    """The size of the model that `build_model(config)` builds."""
-    width, vocabulary, layers = config.embed_dim, config.vocab_size, config.num_layers
-    shape = CouplerShape(
+def coupler_shape(config: ModelConfig) -> CouplerShape:
+    """The sizes on which the cost of the config's coupler depends."""
+    return CouplerShape(
         experts=config.num_experts,
-        width=width,
+        width=config.embed_dim,
         layers=config.gnn_layers,
         hyperedges=count_hyperedges(config),
         learnable_hyperedge_weights=config.hgnn_learnable_edge_weights,
+        heads=config.heads,
     )
+
+
+def model_size(config: ModelConfig) -> ModelSize:
+    """The size of the model that `build_model(config)` builds."""
+    width, vocabulary, layers = config.embed_dim, config.vocab_size, config.num_layers
+    shape = coupler_shape(config)
     embedding = (vocabulary + config.max_seq_length) * width
     expert = layers * config.num_experts * _expert_parameters(width)
     readout = width**2 + width + 2 * width

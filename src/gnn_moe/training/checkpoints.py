@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.model.storage import read_json, read_tensors, write_checksums
+from gnn_moe.training.generators import generator_states, restore_generators
 
 TRAINING_FILE, STATE_FILE = "training.safetensors", "state.json"
 
@@ -76,9 +77,7 @@ def remove_unlinked(checkpoints: Path) -> None:
 
 def write_training_state(folder: Path, model: LanguageModel, optimiser: torch.optim.Optimizer, state: Any) -> None:
     """Writes the optimiser's moments, the generators and the progress (plain values) into a checkpoint."""
-    tensors: dict[str, Tensor] = {"generator/cpu": torch.get_rng_state()}
-    if model.norm_gain.device.type == "cuda":
-        tensors["generator/cuda"] = torch.cuda.get_rng_state()
+    tensors: dict[str, Tensor] = generator_states(model.norm_gain.device)
     for name, parameter in model.named_parameters():
         for kind, values in optimiser.state[parameter].items():
             tensors[f"{kind}/{name}"] = values.detach().cpu().contiguous()
@@ -93,12 +92,11 @@ def load_training_state(folder: Path, model: LanguageModel, optimiser: torch.opt
         BadInput: a file is missing or damaged.
     """
     tensors = read_tensors(folder / TRAINING_FILE)
-    torch.set_rng_state(tensors.pop("generator/cpu"))
-    cuda_state = tensors.pop("generator/cuda", None)
-    if cuda_state is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(cuda_state)
+    restore_generators(tensors, model.norm_gain.device)
     parameters = dict(model.named_parameters())
     for key, values in tensors.items():
         kind, name = key.split("/", 1)
+        if kind == "generator":
+            continue
         optimiser.state[parameters[name]][kind] = values.to(parameters[name].device)
     return read_json(folder / STATE_FILE)

@@ -104,15 +104,26 @@ def keep_freed_memory() -> None:
     A step frees and takes hundreds of large blocks; without this each comes back as page faults. It holds for the
     whole process, so only the command line calls it. No effect on other C libraries.
     """
-    if sys.platform != "linux":
-        return
     mmap_max, trim_threshold = -4, -1
+    if (glibc := _glibc()) is not None:
+        glibc.mallopt(mmap_max, 0)
+        glibc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def release_freed_memory(device: torch.device) -> None:
+    """Hands freed memory back, which allocators keep: to the GPU, or to the kernel where the C library is glibc."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif (glibc := _glibc()) is not None:
+        glibc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library: nothing to set
-        return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
+        library = ctypes.CDLL("libc.so.6")
+    except OSError:  # another system
+        return None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -130,8 +141,10 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether an error says that memory ran out; on a CPU torch says so in plain RuntimeErrors."""
+    # oneDNN, refused the memory for a kernel, says no more than that it could not create it.
+    texts = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory object")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def describe_device(device: torch.device) -> str:

@@ -7,14 +7,15 @@ resumed computes what an uninterrupted one computes.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gnn_moe.checks import ALL
-from gnn_moe.config import RunConfig, TrainingConfig, to_dict
+from gnn_moe.config import RunConfig, to_dict
 from gnn_moe.data.batches import RowNumbers, evaluation_batches, training_batches
 from gnn_moe.data.corpus import Corpus
 from gnn_moe.data.samples import Samples
@@ -32,72 +32,19 @@ from gnn_moe.model import storage
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
 from gnn_moe.training.compiling import any_shape, compile_layers, least_rows
-from gnn_moe.training.device import peak_memory_bytes, precision_of
+from gnn_moe.training.device import is_out_of_memory, peak_memory_bytes, precision_of, release_freed_memory
 from gnn_moe.training.diagnosis import find_non_finite
 from gnn_moe.training.evaluation import Evaluation, evaluate
+from gnn_moe.training.generators import generator_states, restore_generators
 from gnn_moe.training.loader import LoadedBatch, collate_pieces, load_ahead
 from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics, Row
+from gnn_moe.training.state import Progress, count_steps, steps_per_epoch
 from gnn_moe.training.stopping import StopRequest
 
 _STEPS_BETWEEN_READS = 10
 """Steps that a device other than the CPU may run ahead before the host reads its losses."""
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """How far a run is: all that a checkpoint must know besides tensors."""
-
-    step: int = 0
-    """Steps done."""
-    tokens: int = 0
-    """Tokens predicted in training."""
-    positions: int = 0
-    """Positions computed in training: predicted tokens and padding."""
-    evaluated_step: int = 0
-    """The step of the last finished evaluation; 0 before the first."""
-    best_step: int | None = None
-    best_evaluation: Evaluation | None = None
-    last_evaluation: Evaluation | None = None
-    train_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    """Of the seconds of training, those in which a step waited for its batch."""
-    eval_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """Takes over what `dataclasses.asdict` gave of another."""
-        for name, value in values.items():
-            evaluation = name in ("best_evaluation", "last_evaluation") and value is not None
-            setattr(self, name, Evaluation(**value) if evaluation else value)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Predicted training tokens a second of training."""
-        return self.tokens / self.train_seconds if self.train_seconds else 0.0
-
-    @property
-    def waiting_share(self) -> float:
-        """Seconds of training that were spent waiting for batches, over all."""
-        return self.waiting_seconds / self.train_seconds if self.train_seconds else 0.0
-
-    @property
-    def padding_share(self) -> float:
-        """Padded positions over all positions computed in training."""
-        return 1 - self.tokens / self.positions if self.positions else 0.0
-
-
-def steps_per_epoch(samples: Samples, config: TrainingConfig) -> int:
-    """Batches of an epoch: all of them, the last short one included, or at most `max_batches_per_epoch`."""
-    batches = math.ceil(len(samples) / config.batch_size)
-    limit = config.max_batches_per_epoch
-    return batches if limit == ALL else min(batches, limit)
-
-
-def count_steps(samples: Samples, config: TrainingConfig) -> int:
-    """Steps of a whole run."""
-    return config.epochs * steps_per_epoch(samples, config)
 
 
 @dataclass(kw_only=True)
@@ -113,6 +60,8 @@ class Trainer:
     coupling: CouplingHistory
     stop: StopRequest
     progress: Progress
+    on_new_config: Callable[[RunConfig], None]
+    """Called when the micro-batch had to be made smaller."""
 
     def __post_init__(self) -> None:
         training = self.config.training
@@ -121,6 +70,7 @@ class Trainer:
         self.total_steps = count_steps(self.train_samples, training)
         self.device = self.accelerator.device
         self.model.to(self.device)
+        self.model.checkpoint_layers = training.activation_checkpointing
         self.optimiser = build_optimiser(self.model, training)
         self.prepared, self.prepared_optimiser = self.accelerator.prepare(self.model, self.optimiser)
         if training.compile:
@@ -157,8 +107,9 @@ class Trainer:
         try:
             if self.coupling.is_empty():
                 self.coupling.add(0, self._coupling())
-            with any_shape(), closing(self._load()) as batches:
-                self._advance(batches)
+            with any_shape():
+                while not self._advance():
+                    self._halve_micro_batch()
         except Interrupted:
             self.save()
             raise
@@ -171,22 +122,42 @@ class Trainer:
         return load_ahead(
             self.train_samples,
             self._rows(self.progress.step),
-            micro_batch_size=training.micro_batch_size,
+            micro_batch_size=training.rows_at_once,
             positions=self.config.model.max_seq_length,
-            least_rows=least_rows(training.micro_batch_size or training.batch_size) if training.compile else 1,
+            least_rows=self._least_rows(),
             device=self.device,
         )
 
-    def _advance(self, batches: Iterator[LoadedBatch]) -> None:
-        while True:
-            if self._evaluation_is_due():
-                self._evaluate()
-            if self.progress.step == self.total_steps:
-                return
-            self.stop.check()
-            self._step(next(batches))
-            if self._save_is_due():
-                self.save()
+    def _least_rows(self) -> int:
+        training = self.config.training
+        return least_rows(training.rows_at_once) if training.compile else 1
+
+    def _advance(self) -> bool:
+        """Trains to the end: True. False: the next step ran out of memory, and nothing of it was done."""
+        with closing(self._load()) as batches:
+            while True:
+                if self._evaluation_is_due():
+                    self._evaluate()
+                if self.progress.step == self.total_steps:
+                    return True
+                self.stop.check()
+                if not self._step(next(batches)):
+                    return False
+                if self._save_is_due():
+                    self.save()
+
+    def _halve_micro_batch(self) -> None:
+        """Makes micro-batches smaller for the rest of the run, which gives the same gradients, and says so."""
+        self._read_losses()
+        was, step = self.config.training.rows_at_once, self.progress.step + 1
+        now = math.ceil(was / 2)
+        training = dataclasses.replace(self.config.training, micro_batch_size=now)
+        self.config = dataclasses.replace(self.config, training=training)
+        self.on_new_config(self.config)
+        self.metrics.add([{"kind": "memory", "step": step, "micro_batch_size": now, "micro_batch_size_before": was}])
+        self.reporter.line(
+            f"step {step} ran out of memory with micro-batches of {was} samples: repeated, and gone on, with {now}"
+        )
 
     def save(self, *, best: bool = False) -> None:
         """Writes the checkpoint `last`, and `best` too if asked."""
@@ -214,11 +185,14 @@ class Trainer:
         at_its_time = step % self.config.training.eval_every == 0 or step == self.total_steps
         return step > 0 and at_its_time and self.progress.evaluated_step != step
 
-    def _step(self, batch: LoadedBatch) -> None:
+    def _step(self, batch: LoadedBatch) -> bool:
+        """Does one step: True. False: there was no memory for its gradient, and all is as it was before."""
         training, progress = self.config.training, self.progress
         rate = learning_rate(progress.step, self.total_steps, training)
         set_learning_rate(self.optimiser, rate)
-        loss = self._backward(batch)
+        loss = self._backward_or_none(batch)
+        if loss is None:
+            return False
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
         self.diverged.copy_(torch.maximum(self.diverged, (~(loss + norm).isfinite()).to(self.diverged)))
         self.prepared_optimiser.step()
@@ -238,6 +212,22 @@ class Trainer:
         self.unread.append((row, torch.stack([loss, norm])))
         if self.device.type == "cpu" or len(self.unread) >= _STEPS_BETWEEN_READS:
             self._read_losses()
+        return True
+
+    def _backward_or_none(self, batch: LoadedBatch) -> Tensor | None:
+        """The batch's loss, or None where memory ran out and smaller micro-batches can be tried."""
+        before = generator_states(self.device)
+        try:
+            return self._backward(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self.config.training.rows_at_once == 1:
+                raise
+        # Outside the handler, whose traceback holds the step's tensors, as the cycles that it is part of do.
+        gc.collect()
+        self.prepared_optimiser.zero_grad()
+        release_freed_memory(self.device)
+        restore_generators(before, self.device)
+        return None
 
     def _backward(self, batch: LoadedBatch) -> Tensor:
         """The batch's loss, () on the device; its gradient is accumulated over micro-batches."""
@@ -307,14 +297,14 @@ class Trainer:
         )
 
     def _find_non_finite(self, samples: Samples, rows: RowNumbers) -> str:
-        size, positions = self.config.training.micro_batch_size, self.config.model.max_seq_length
+        size, positions = self.config.training.rows_at_once, self.config.model.max_seq_length
         pieces = collate_pieces(samples, rows, size=size, positions=positions)
         return find_non_finite(self.model, pieces, self.device)
 
     def _evaluate(self) -> None:
         self._read_losses()
         training, progress = self.config.training, self.progress
-        batches = math.ceil(len(self.valid_samples) / training.batch_size)
+        batches = math.ceil(len(self.valid_samples) / training.rows_at_once)
         done = itertools.count(1)
 
         def on_batch() -> None:
@@ -324,14 +314,14 @@ class Trainer:
         found = evaluate(
             self.prepared,
             self.valid_samples,
-            batch_size=training.batch_size,
+            batch_size=training.rows_at_once,
             positions=self.config.model.max_seq_length,
             device=self.device,
-            least_rows=least_rows(training.batch_size) if training.compile else 1,
+            least_rows=self._least_rows(),
             on_batch=on_batch,
         )
         if not math.isfinite(found.eval_loss):
-            rows = evaluation_batches(self.valid_samples.lengths, training.batch_size)[0]
+            rows = evaluation_batches(self.valid_samples.lengths, training.rows_at_once)[0]
             raise NonFiniteError(
                 f"step {progress.step}: the evaluation loss is {found.eval_loss}; first seen in "
                 f"{self._find_non_finite(self.valid_samples, rows)}. The last checkpoint is from before; try a lower "

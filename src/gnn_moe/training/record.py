@@ -1,6 +1,7 @@
 """The record of a run on disk: metrics.jsonl, coupling.npz and summary.json, each whole at any moment.
 
-metrics.jsonl   a row a training step ("kind": "train") and a row an evaluation ("kind": "eval")
+metrics.jsonl   a row a training step ("kind": "train") and a row an evaluation ("kind": "eval"); one ("kind":
+                "memory") where memory ran out and micro-batches were made smaller
 coupling.npz    `steps` (S,), every coupler's tensors at those steps as `layer_L/NAME` (S, ...), and for hypergraphs
                 `incidence` (E, M)
 summary.json    one flat object
@@ -9,6 +10,7 @@ summary.json    one flat object
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -70,7 +72,8 @@ class Metrics:
             BadInput: the file is damaged, or rows are missing.
         """
         limits = {"train": last_step, "eval": last_evaluated}
-        rows = [row for row in read_metrics(self.path) if row["step"] <= limits[row["kind"]]]
+        # A smaller micro-batch is kept once it was chosen, so its row is too.
+        rows = [row for row in read_metrics(self.path) if row["step"] <= limits.get(row["kind"], math.inf)]
         if [row["step"] for row in rows if row["kind"] == "train"] != list(range(1, last_step + 1)):
             raise BadInput(f"{self.path}: misses steps before the last checkpoint; replace the run with --overwrite")
         temporary = self.path.with_name(f"{self.path.name}.writing")

@@ -1,0 +1,61 @@
+"""The memory that a run may take: what the container allows, not what the host has; on a GPU, what is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+_SPARED = 0.1
+"""Of the room, left for what a prediction cannot know."""
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, usage and the part of the usage that the kernel gives back: of cgroup version 2 and of version 1."""
+
+
+def room_bytes(device: torch.device) -> int:
+    """Bytes that a run of this process may take on the device, those that it has already taken included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int((free + torch.cuda.memory_reserved(device)) * (1 - _SPARED))
+    free = min([psutil.virtual_memory().available, *container_headrooms()])
+    return int((free + psutil.Process().memory_info().rss) * (1 - _SPARED))
+
+
+def container_headrooms(root: Path = Path("/")) -> Iterator[int]:
+    """Bytes that are left under the limit of each control group that this process is in; none without a limit.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    mounts = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        for mount in (mounts / controllers, mounts / "memory") if controllers else (mounts, mounts / "unified"):
+            group = mount / path.lstrip("/")
+            # A limit holds for all below it. In a container the path may be the host's: then only the mount is there.
+            for folder in (group, *group.parents):
+                if folder == mounts.parent:
+                    break
+                yield from _headroom(folder)
+
+
+def _headroom(group: Path) -> Iterator[int]:
+    for limit_name, usage_name, given_back in _CGROUP_FILES:
+        limit, usage = _lines(group / limit_name), _lines(group / usage_name)
+        if limit and usage and limit[0] != "max":
+            statistics = dict(line.split() for line in _lines(group / "memory.stat"))
+            yield int(limit[0]) - int(usage[0]) + int(statistics.get(given_back, 0))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not this version of control groups, or not this system
+        return []

@@ -1,0 +1,70 @@
+"""How much memory a run may take: under limits of control groups in both of the kernel's forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from gnn_moe.training.memory_limits import container_headrooms, room_bytes
+
+GIB = 2**30
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def group(path: str, version: int, limit: str, used: int, given_back: int) -> dict[str, str]:
+    limit_name, usage_name, statistic = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }[version]
+    return {
+        f"sys/fs/cgroup/{path}/{limit_name}": f"{limit}\n",
+        f"sys/fs/cgroup/{path}/{usage_name}": f"{used}\n",
+        f"sys/fs/cgroup/{path}/memory.stat": f"anon 12\n{statistic} {given_back}\n",
+    }
+
+
+def test_version_2_takes_the_tightest_of_the_groups_above(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {"proc/self/cgroup": "0::/user/job\n"}
+        | group("user/job", 2, "max", 5 * GIB, 0)
+        | group("user", 2, str(8 * GIB), 6 * GIB, GIB),
+    )
+    assert min(container_headrooms(root)) == 3 * GIB
+
+
+def test_version_1_reads_the_groups_of_memory_alone(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {"proc/self/cgroup": "5:cpu,cpuacct:/job\n4:memory:/job\n"}
+        | group("memory/job", 1, str(4 * GIB), 3 * GIB, GIB // 2)
+        | group("cpu/job", 1, str(GIB), GIB, 0),
+    )
+    assert min(container_headrooms(root)) == GIB + GIB // 2
+
+
+@pytest.mark.parametrize(("version", "line", "mount"), [(1, "4:memory:/docker/abc", "memory"), (2, "0::/", "")])
+def test_a_container_sees_its_own_group_at_the_mount(version: int, line: str, mount: str, tmp_path: Path) -> None:
+    root = write(tmp_path, {"proc/self/cgroup": f"{line}\n"} | group(mount, version, str(2 * GIB), GIB, 0))
+    assert min(container_headrooms(root)) == GIB
+
+
+def test_no_limit_is_no_headroom(tmp_path: Path) -> None:
+    assert list(container_headrooms(tmp_path)) == []
+    root = write(tmp_path, {"proc/self/cgroup": "0::/\n"} | group("", 2, "max", GIB, 0))
+    assert list(container_headrooms(root)) == []
+
+
+def test_room_on_this_machine() -> None:
+    room = room_bytes(torch.device("cpu"))
+    assert 0 < room <= psutil.virtual_memory().total
