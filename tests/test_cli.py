@@ -148,6 +148,7 @@ SIZES = (
     "forward_flops_per_token",
     "training_flops_per_token",
     "hyperedges",
+    "peak_memory_bytes",
 )
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("cli", "__main__"),
     ("reports",),
     ("studies",),
-    ("runs", "run_folder", "run_summary", "evaluations"),
+    ("plans", "runs", "run_folder", "run_summary", "evaluations"),
     ("figures",),
     ("training",),
     ("interop",),

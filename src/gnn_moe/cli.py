@@ -19,7 +19,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from gnn_moe import __version__
-from gnn_moe.config import DataConfig, ModelConfig, OutputConfig, RunConfig, Sampling, to_dict
+from gnn_moe.config import (
+    DataConfig,
+    ModelConfig,
+    OutputConfig,
+    RunConfig,
+    Sampling,
+    TrainingConfig,
+    to_dict,
+)
 from gnn_moe.errors import BadInput, GnnMoeError
 
 A = TypeVar("A")
@@ -27,11 +35,17 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, kw_only=True)
 class InspectArguments:
-    """Parameters and FLOPs of a model, from its settings alone."""
+    """What a run will take, before it runs: parameters, FLOPs and memory from its settings alone."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    vocab_size: int = 50257
-    """Tokens in the vocabulary (50257: gpt2)."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    vocab_size: int | None = None
+    """Tokens in the vocabulary (default: the tokenizer's)."""
+    calibrate: bool = False
+    """Run a dozen of its steps, and reckon from them the minutes of the whole run."""
+    cache_dir: str | None = None
+    """Folder for encoded data (default: gnn_moe in the user's cache folder)."""
     json: bool = False
     """Print one flat JSON object instead of a table."""
 
@@ -106,37 +120,56 @@ def _train(arguments: Sequence[str], program: str) -> int:
 
 
 def _print_plan(config: RunConfig) -> None:
-    from gnn_moe.data.tokenization import nominal_vocab_size
-
-    vocabulary = nominal_vocab_size(config.data.tokenizer)
-    model = dataclasses.replace(config.model, vocab_size=vocabulary, num_heads=config.model.heads)
+    config = _with_vocabulary(config, None)
+    model = dataclasses.replace(config.model, num_heads=config.model.heads)
     print(json.dumps(to_dict(dataclasses.replace(config, model=model)), indent=2))
-    _print_size(model)
+    _print_table(config.model, _foresee(config, calibrated=False))
 
 
 def _inspect(arguments: Sequence[str], program: str) -> int:
     parsed = _parse(InspectArguments, arguments, program)
-    model = dataclasses.replace(parsed.model, vocab_size=parsed.vocab_size)
+    output = OutputConfig(cache_dir=parsed.cache_dir)
+    config = RunConfig(model=parsed.model, training=parsed.training, data=parsed.data, output=output)
+    config = _with_vocabulary(config, parsed.vocab_size)
+    values = _foresee(config, calibrated=parsed.calibrate)
     if parsed.json:
-        from gnn_moe.model.size import model_size
-
-        print(json.dumps(to_dict(model_size(model)), indent=2))
+        print(json.dumps(values, indent=2))
     else:
-        _print_size(model)
+        _print_table(config.model, values)
     return 0
 
 
-def _print_size(model: ModelConfig) -> None:
+def _with_vocabulary(config: RunConfig, vocab_size: int | None) -> RunConfig:
+    from gnn_moe.data.tokenization import nominal_vocab_size
+
+    vocabulary = nominal_vocab_size(config.data.tokenizer) if vocab_size is None else vocab_size
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocabulary))
+
+
+def _foresee(config: RunConfig, *, calibrated: bool) -> dict[str, Any]:
+    """One flat object: the model's size, the peak of its training, and with a calibration its minutes."""
+    from gnn_moe.model.size import model_size
+    from gnn_moe.plans import calibrate, predicted_peak
+
+    values = to_dict(model_size(config.model))
+    if not calibrated:
+        return values | {"peak_memory_bytes": predicted_peak(config).total}
+    found = calibrate(config)
+    training = dataclasses.replace(config.training, micro_batch_size=found.micro_batch_size)
+    peak = predicted_peak(dataclasses.replace(config, training=training), found.precision)
+    return values | {"peak_memory_bytes": peak.total} | to_dict(found)
+
+
+def _print_table(model: ModelConfig, values: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
-
-    from gnn_moe.model.size import model_size
 
     table = Table(title=f"{model.coupler_type}, {model.num_experts} experts, D {model.embed_dim}")
     table.add_column("what")
     table.add_column("number", justify="right")
-    for name, value in to_dict(model_size(model)).items():
-        table.add_row(name.replace("_", " "), f"{value:,}")
+    for name, value in values.items():
+        shown = value if isinstance(value, str) else f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+        table.add_row(name.replace("_", " "), shown)
     Console().print(table)
 
 
@@ -201,7 +234,7 @@ VERBS: Mapping[str, _Verb] = {
     "train": _Verb(_train, "train a model and write its whole record"),
     "evaluate": _Verb(_evaluate, "the loss of a trained model on a split of a dataset"),
     "generate": _Verb(_generate, "continue a prompt with a trained model"),
-    "inspect": _Verb(_inspect, "parameters and FLOPs of a model, from its settings alone"),
+    "inspect": _Verb(_inspect, "what a run will take: parameters, FLOPs, memory, minutes"),
     "import": _Verb(_import, "read a checkpoint of the original implementation"),
 }
 

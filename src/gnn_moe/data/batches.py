@@ -8,7 +8,7 @@ target of a padded position is -100: token 0 is a real token and never means pad
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,8 +113,7 @@ def collate(samples: Samples, rows: RowNumbers, *, positions: int, least_rows: i
     missing = max(0, least_rows - len(rows))
     starts_B = np.pad(samples.starts[rows], (0, missing))
     predicted_B = np.pad(samples.lengths[rows] - 1, (0, missing))
-    longest = int(predicted_B.max())
-    offsets_T = np.arange(max(longest, min(-(-longest // SHAPE_MULTIPLE) * SHAPE_MULTIPLE, positions)))
+    offsets_T = np.arange(_padded_length(predicted_B, positions))
     real_BT = offsets_T < predicted_B[:, None]
     positions_BT = np.where(real_BT, starts_B[:, None] + offsets_T, 0)
     input_ids = np.where(real_BT, samples.tokens[positions_BT], 0).astype(np.int64)
@@ -125,6 +124,18 @@ def collate(samples: Samples, rows: RowNumbers, *, positions: int, least_rows: i
         targets=torch.from_numpy(targets),
         predicted_tokens=int(predicted_B.sum()),
     )
+
+
+def computed_positions(samples: Samples, batches: Iterable[RowNumbers], *, size: int, positions: int) -> int:
+    """Positions that the tensors of batches have in pieces of `size` rows, padding included; `positions` as above."""
+    pieces = (rows[start : start + size] for rows in batches for start in range(0, len(rows), size))
+    return sum(len(piece) * _padded_length(samples.lengths[piece] - 1, positions) for piece in pieces)
+
+
+def _padded_length(predicted_B: npt.NDArray[np.integer], positions: int) -> int:
+    """T of rows with so many predicted tokens, in a model of so many positions."""
+    longest = int(predicted_B.max())
+    return max(longest, min(-(-longest // SHAPE_MULTIPLE) * SHAPE_MULTIPLE, positions))
 
 
 def _sorted_by_length(rows: RowNumbers, lengths: npt.NDArray[np.integer]) -> RowNumbers:

@@ -1,0 +1,185 @@
+"""What a run will take, before it runs: memory from its config alone, minutes from a few of its own steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gnn_moe.checks import ALL
+from gnn_moe.config import OutputConfig, RunConfig
+from gnn_moe.errors import RunFailed
+from gnn_moe.model.memory import PeakMemory, peak_memory, workload_of
+
+if TYPE_CHECKING:
+    from gnn_moe.data.samples import Samples
+
+_WARM_UP, _TIMED = 4, 8
+"""Steps of a calibration: not counted, counted."""
+_EVALUATED = 6
+"""Batches of a calibration's evaluation."""
+_RUN = "calibration"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a run is expected to take on this machine as busy as it was, from a few of its own steps."""
+
+    micro_batch_size: int
+    """As `--micro_batch_size auto` chose it."""
+    precision: str
+    """bf16 or fp32, as resolved."""
+    steps: int
+    evaluations: int
+    train_minutes: float
+    eval_minutes: float
+
+
+def predicted_peak(config: RunConfig, precision: str | None = None) -> PeakMemory:
+    """The fullest moment of a run of the config.
+
+    Args:
+        config: `micro_batch_size` auto counts as the whole batch, `device` auto as a CPU.
+        precision: bf16 or fp32; by default the config's own, in which auto counts as bf16.
+    """
+    training = config.training
+    workload = workload_of(
+        config.model,
+        training,
+        rows=training.rows_at_once,
+        precision=precision or ("fp32" if training.precision == "fp32" else "bf16"),
+        device_type="cuda" if training.device.startswith("cuda") else "cpu",
+    )
+    return peak_memory(config.model, workload)
+
+
+def calibrate(config: RunConfig) -> Calibration:
+    """Trains and evaluates for a dozen steps in a process of its own, and reckons what the whole run will take.
+
+    A step's seconds are a constant and a share for each position, padding included; how many positions every step of
+    the run has follows from the text. The whole run is `epochs` epochs with an evaluation every `eval_every` steps.
+
+    Raises:
+        BadInput: the data cannot be used.
+        RunFailed: the short run failed.
+    """
+    from gnn_moe.data.corpus import load_corpus
+
+    training = config.training
+    rows = _EVALUATED * training.batch_size
+    if config.data.num_eval_samples != ALL:
+        rows = min(rows, config.data.num_eval_samples)
+    steps = _WARM_UP + _TIMED
+    short = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, num_eval_samples=rows),
+        training=dataclasses.replace(training, epochs=1, max_batches_per_epoch=steps, eval_every=steps),
+    )
+    whole, part = (
+        load_corpus(each.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
+        for each in (config, short)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        output = OutputConfig(output_dir=folder, run_name=_RUN, quiet=True, cache_dir=config.output.cache_dir)
+        _run_apart(dataclasses.replace(short, output=output))
+        seen = _read(Path(folder) / _RUN)
+    return _reckon(config, seen, whole.split("train"), whole.split("valid"), part.split("valid"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What a short run left."""
+
+    step_seconds: float
+    """Of a step, whatever its length."""
+    position_seconds: float
+    """Of a position in training, besides."""
+    eval_seconds: float
+    micro_batch_size: int
+    precision: str
+
+
+def _run_apart(config: RunConfig) -> None:
+    """Runs a training as a process that keeps nothing of this one; its output is thrown away.
+
+    Raises:
+        RunFailed: it did not end well.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_train_silently, args=(config,))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RunFailed(f"--calibrate: the short run ended with status {process.exitcode}; see what gnn-moe train says")
+
+
+def _train_silently(config: RunConfig) -> None:
+    from gnn_moe.runs import run_training
+    from gnn_moe.training.device import keep_freed_memory
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    keep_freed_memory()
+    run_training(config, ["calibration"])
+
+
+def _read(run: Path) -> _Seen:
+    from scipy.optimize import nnls
+
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    tokens = np.diff([0, *(row["tokens"] for row in trained)])
+    positions = tokens / (1 - np.array([row["padding_share"] for row in trained]))
+    seconds = tokens / np.array([row["tokens_per_second"] for row in trained])
+    timed = slice(min(_WARM_UP, len(trained) - 1), None)
+    # Neither part of the cost is negative, whatever the noise.
+    cost, _ = nnls(np.stack([np.ones_like(positions), positions], axis=1)[timed], seconds[timed])
+    config, environment = (
+        json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "environment.json")
+    )
+    return _Seen(
+        step_seconds=float(cost[0]),
+        position_seconds=float(cost[1]),
+        eval_seconds=sum(row["seconds"] for row in rows if row["kind"] == "eval"),
+        micro_batch_size=config["training"]["micro_batch_size"],
+        precision=environment["precision"],
+    )
+
+
+def _reckon(config: RunConfig, seen: _Seen, train: Samples, valid: Samples, evaluated: Samples) -> Calibration:
+    """The whole run, from what a short run left that evaluated only some of the samples."""
+    from gnn_moe.data.batches import computed_positions, evaluation_batches, training_batches
+    from gnn_moe.training.state import count_steps, steps_per_epoch
+
+    training, longest = config.training, config.model.max_seq_length
+    steps = count_steps(train, training)
+    batches = training_batches(
+        train.lengths,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        group_by_length=training.group_by_length,
+        batches_per_epoch=steps_per_epoch(train, training),
+        steps=range(steps),
+    )
+    size = seen.micro_batch_size
+    positions = computed_positions(train, batches, size=size, positions=longest)
+    all_of_them, some = (
+        computed_positions(samples, evaluation_batches(samples.lengths, size), size=size, positions=longest)
+        for samples in (valid, evaluated)
+    )
+    evaluations = math.ceil(steps / training.eval_every)
+    return Calibration(
+        micro_batch_size=size,
+        precision=seen.precision,
+        steps=steps,
+        evaluations=evaluations,
+        train_minutes=(steps * seen.step_seconds + positions * seen.position_seconds) / 60,
+        eval_minutes=evaluations * seen.eval_seconds * all_of_them / some / 60,
+    )

@@ -1,0 +1,92 @@
+"""What a run will take, foretold: held to what real small runs then take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from gnn_moe import plans
+from gnn_moe.cli import main
+from gnn_moe.config import DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
+from gnn_moe.errors import RunFailed
+from gnn_moe.plans import calibrate, predicted_peak
+from tests.small_runs import Setting, read_json
+
+MODEL = ModelConfig(num_experts=3, embed_dim=16, num_heads=2, num_layers=2, gnn_layers=1, max_seq_length=16)
+
+
+def config_of(setting: Setting, **training: Any) -> RunConfig:
+    return RunConfig(
+        model=MODEL,
+        data=DataConfig(dataset_name=str(setting.corpus), tokenizer="bpe:300"),
+        training=TrainingConfig(**{"batch_size": 8, "precision": "fp32", "device": "cpu", **training}),
+        output=OutputConfig(cache_dir=str(setting.cache)),
+    )
+
+
+def test_steps_and_evaluations_are_those_of_the_run(setting: Setting) -> None:
+    flags = {"batch_size": 7, "micro_batch_size": 3, "epochs": 3, "eval_every": 4}
+    found = calibrate(config_of(setting, **flags))
+    assert main(setting.flags("it", max_batches_per_epoch=-1, **flags)) == 0
+    rows = [json.loads(line) for line in (setting.runs / "it" / "metrics.jsonl").read_text().splitlines()]
+    assert found.steps == read_json(setting.runs / "it" / "summary.json")["steps"]
+    assert found.evaluations == sum(row["kind"] == "eval" for row in rows)
+    assert (found.micro_batch_size, found.precision) == (3, "fp32")
+    assert found.train_minutes > 0
+    assert found.eval_minutes > 0
+
+
+def test_minutes_follow_from_the_positions_of_the_whole_run(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a made cost: half a second a step and a millisecond a position."""
+    seen = plans._Seen(step_seconds=0.5, position_seconds=1e-3, eval_seconds=2.0, micro_batch_size=8, precision="fp32")
+    monkeypatch.setattr(plans, "_run_apart", lambda config: None)
+    monkeypatch.setattr(plans, "_read", lambda run: seen)
+    monkeypatch.setattr(plans, "_EVALUATED", 1)
+    found = calibrate(config_of(setting, epochs=2, eval_every=7))
+    assert main(setting.flags("it", epochs=2, max_batches_per_epoch=-1, eval_every=7)) == 0
+    rows = [json.loads(line) for line in (setting.runs / "it" / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    tokens = [
+        row["tokens"] - before for row, before in zip(trained, [0, *(row["tokens"] for row in trained)], strict=False)
+    ]
+    positions = sum(count / (1 - row["padding_share"]) for count, row in zip(tokens, trained, strict=True))
+    assert found.train_minutes == pytest.approx((0.5 * len(trained) + 1e-3 * positions) / 60)
+    # 8 of the 20 evaluation samples, all of them padded to 16 positions, took two seconds.
+    assert found.eval_minutes == pytest.approx(found.evaluations * 2.0 * 20 / 8 / 60)
+
+
+def test_a_run_that_fails_is_said_to(setting: Setting) -> None:
+    config = config_of(setting)
+    broken = dataclasses.replace(config, model=dataclasses.replace(MODEL, embed_dim=2**23))
+    with pytest.raises(RunFailed, match="--calibrate: the short run ended with status 1"):
+        calibrate(broken)
+
+
+def test_peak_counts_a_micro_batch_and_a_precision() -> None:
+    config = RunConfig(model=ModelConfig(embed_dim=384, num_experts=8), training=TrainingConfig(batch_size=64))
+    split = dataclasses.replace(config, training=TrainingConfig(batch_size=64, micro_batch_size=8))
+    assert predicted_peak(split).total < predicted_peak(config).total < predicted_peak(config, "fp32").total
+    on_gpu = dataclasses.replace(config, training=TrainingConfig(batch_size=64, device="cuda:1"))
+    assert predicted_peak(on_gpu).process == 0
+
+
+def test_inspect_calibrates_in_a_process_of_its_own(setting: Setting) -> None:
+    data = {**setting.data, "num_eval_samples": 12}
+    flags = [word for name, value in data.items() for word in (f"--{name}", str(value))]
+    words = ["--embed_dim", "16", "--num_layers", "1", "--max_seq_length", "16", "--batch_size", "8", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gnn_moe", "inspect", *words, *flags, "--calibrate", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    values = json.loads(done.stdout)
+    assert values["micro_batch_size"] == 8
+    assert values["steps"] == 8 * 20
+    assert values["train_minutes"] > 0
+    assert values["peak_memory_bytes"] > 2**28
