@@ -125,10 +125,10 @@ def test_below_twenty_seeds_there_is_no_bootstrap() -> None:
 
 
 def test_only_seeds_of_both_arms_are_paired_and_the_others_are_named() -> None:
-    baseline = arm("a", [4.0, 5.0, 6.0, 7.0], seeds=[9, 1, 4, 2])
-    other = arm("b", [4.5, 3.0, 5.5, 8.0], seeds=[4, 3, 1, 12])
+    baseline = arm("a", [4.0, 5.0, 6.0, 7.0], seeds=[9, 1, 8, 2])
+    other = arm("b", [4.5, 3.0, 5.5, 8.0], seeds=[8, 3, 1, 12])
     pairs = pair_by_seed(baseline, other)
-    assert pairs.seeds == (1, 4)
+    assert pairs.seeds == (1, 8)
     assert pairs.differences == (0.5, -1.5)
     assert (pairs.only_in_arm, pairs.only_in_baseline) == ((3, 12), (2, 9))
     (found,) = compared(baseline, other)
@@ -270,6 +270,7 @@ A, B = arm("a", [4.0, 5.0]), arm("b", [4.0, 5.0])
 BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "nan": (with_two(losses=(4.0, math.nan)), "arm 'a', seed 2: loss nan must be finite"),
     "infinite": (with_two(losses=(math.inf, 4.0)), "arm 'a', seed 1: loss inf must be finite"),
+    "missing": (with_two(losses=(4.0, None)), "arm 'a', seed 2: loss None must be finite"),
     "twice": (with_two(seeds=(7, 7)), "arm 'a': seed 7 stands twice"),
     "a seed": (with_two(seeds=(7, 1.5)), r"arm 'a': seed 1\.5 must be a whole number"),
     "lengths": (with_two(seeds=(7,)), "arm 'a': 1 seeds and 2 losses"),

@@ -21,7 +21,7 @@ _LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**30}
 """Of one product of the head, as `gnn_moe.model.loss` has it."""
 _PROCESS_BYTES = 460 * 2**20
 """Of a CPU run before its model: interpreter, libraries, text."""
-_IDLE_SHARE = 0.4
+_IDLE_SHARE = 0.45
 """Of what a step makes and frees: what lies idle between the blocks of glibc's heap at the peak."""
 
 

@@ -1,0 +1,294 @@
+"""Arms of a comparison → better, worse or no evidence, with what the verdict rests on.
+
+    from gnn_moe.studies.verdicts import Arm, compare, in_words
+    gnn = Arm(name="gnn", seeds=(1, 2, 3), losses=(4.51, 4.49, 4.52))
+    hgnn = Arm(name="hgnn", seeds=(1, 2, 3), losses=(4.48, 4.47, 4.49))
+    (found,) = compare(gnn, [hgnn], configurations_tried=2, generator=np.random.default_rng(0))
+    print(in_words(found))
+
+A lower loss is better, and a difference is an arm's loss minus the baseline's. Losses are in nats a token, or any one
+unit, which the results carry.
+
+How intervals and Holm go together, for k arms against one baseline. Each arm has a paired t p value; Holm over all k
+(an arm without one counts as p = 1) decides: better or worse where the adjusted p is below 0.05, on the side of the
+mean. So the chance that any arm equal to the baseline is called better or worse is at most 5 %, however the arms hang
+together through the baseline; that the side is right as well is proven for independent arms (Shaffer, "Control of
+directional errors with stagewise multiple test procedures", 1980). Three intervals say how large a difference is:
+
+- `interval`, 95 % for this arm alone;
+- `decision_interval`, at the level at which Holm tested the arm: it excludes zero exactly where the verdict is better
+  or worse, so it is the one to show beside the verdict. The verdicts hold jointly; these sizes need not, since Holm
+  spends the same 5 % again after each rejection;
+- `joint_interval`, at 1 − 0.05 / k (Bonferroni): all k hold together with 95 %, and it may hold zero where Holm, the
+  stronger, has decided.
+
+With one arm the three are the same. Holm knows nothing of settings that were tried and left: `configurations_tried`
+stands in every sentence for that reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gnn_moe.checks import is_number
+from gnn_moe.errors import BadInput
+from gnn_moe.studies.statistics import (
+    LEVEL,
+    POWER,
+    Bootstrap,
+    Interval,
+    SignFlips,
+    bca_bootstrap,
+    holm,
+    mean_and_spread,
+    minimum_detectable_difference,
+    sign_flip_test,
+    t_interval,
+    t_p_value,
+)
+
+Verdict = Literal["better", "worse", "no evidence"]
+
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+"""Part of the greatest loss below which a difference of two losses may be rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """The losses of one arm of a comparison.
+
+    Raises:
+        BadInput: no name, unequal lengths, a seed that is no whole number or stands twice, or a loss that is not
+            finite.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    """One of each completed run; a failed run is left out here and counted elsewhere."""
+    losses: tuple[float, ...]
+    """Of the same order."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise BadInput("an arm has an empty name: give it one")
+        if len(self.seeds) != len(self.losses):
+            raise BadInput(f"arm {self.name!r}: {len(self.seeds)} seeds and {len(self.losses)} losses must be as many")
+        for position, (seed, loss) in enumerate(zip(self.seeds, self.losses, strict=True)):
+            if type(seed) is not int:
+                raise BadInput(f"arm {self.name!r}: seed {seed!r} must be a whole number")
+            if seed in self.seeds[:position]:
+                raise BadInput(f"arm {self.name!r}: seed {seed} stands twice; keep one run of it")
+            if not is_number(loss):
+                raise BadInput(f"arm {self.name!r}, seed {seed}: loss {loss} must be finite; leave a failed run out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Differences of two arms by seed; only seeds that both have."""
+
+    seeds: tuple[int, ...]
+    """Ascending."""
+    differences: tuple[float, ...]
+    """Arm minus baseline."""
+    only_in_arm: tuple[int, ...]
+    """Seeds dropped, ascending."""
+    only_in_baseline: tuple[int, ...]
+    """Seeds dropped, ascending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One arm against the baseline; under two pairs everything that needs a spread is None."""
+
+    arm: str
+    baseline: str
+    verdict: Verdict
+    """Of the arm; lower loss is better."""
+    pairs: Pairs
+    mean_difference: float | None
+    """None without a pair."""
+    spread: float | None
+    """Standard deviation of the differences."""
+    interval: Interval | None
+    """Paired t, 95 %, of this arm alone; of zero width where all differences are equal."""
+    decision_interval: Interval | None
+    """Paired t at Holm's level, which goes with the verdict; None where all differences are equal."""
+    joint_interval: Interval | None
+    """Paired t at Bonferroni's level, for all arms at once; None where all differences are equal."""
+    p_value: float | None
+    """Paired t, two-sided; where all differences are equal t is undefined and this is the sign flips' p value."""
+    holm_p_value: float | None
+    """`p_value` adjusted for all arms; the verdict is better or worse where it is below 0.05."""
+    sign_flips: SignFlips | None
+    bootstrap: Bootstrap
+    minimum_detectable_difference: float | None
+    """At 80 % power, of this arm alone; None where all differences are equal."""
+    arms_compared: int
+    """k of Holm: the arms beside the baseline, also those without an interval."""
+    configurations_tried: int
+    """Settings that were run on the way to this comparison, the arms and the baseline among them."""
+
+
+def pair_by_seed(baseline: Arm, arm: Arm) -> Pairs:
+    """Differences arm − baseline of the seeds that both have.
+
+    Losses agree to 16 digits at best: a difference below 8 ε times the greatest loss is 0, and differences that lie no
+    further apart than that are equal. Otherwise the noise of the last bit would pass for a spread.
+    """
+    of_arm, of_baseline = (dict(zip(one.seeds, one.losses, strict=True)) for one in (arm, baseline))
+    seeds = tuple(sorted(of_arm.keys() & of_baseline.keys()))
+    differences = np.array([of_arm[seed] - of_baseline[seed] for seed in seeds])
+    if seeds:
+        rounding = ROUNDING * max(max(abs(of_arm[seed]), abs(of_baseline[seed])) for seed in seeds)
+        differences[np.abs(differences) <= rounding] = 0
+        if np.ptp(differences) <= rounding:
+            differences[:] = differences.mean()
+    return Pairs(
+        seeds=seeds,
+        differences=tuple(map(float, differences)),
+        only_in_arm=tuple(sorted(of_arm.keys() - of_baseline.keys())),
+        only_in_baseline=tuple(sorted(of_baseline.keys() - of_arm.keys())),
+    )
+
+
+def compare(
+    baseline: Arm, arms: Sequence[Arm], *, configurations_tried: int, generator: np.random.Generator
+) -> tuple[Comparison, ...]:
+    """Compares every arm with the baseline; the verdicts hold jointly.
+
+    Where all differences of an arm are equal, t is undefined; the exact sign-flip p value then stands in for it, so
+    that two seeds which agree by chance are no evidence. Equal differences need six seeds for a verdict, more beside
+    other arms, and those of zero never get one.
+
+    Args:
+        baseline: what the others are compared with.
+        arms: all that were planned, also those with too few seeds left; one comparison each, in this order.
+        configurations_tried: settings that were run on the way, those compared here among them.
+        generator: for the bootstrap (from 20 pairs) and the sign flips (beyond 20).
+
+    Raises:
+        BadInput: no arm, a name that stands twice, or fewer configurations tried than are compared.
+    """
+    names = [baseline.name, *(arm.name for arm in arms)]
+    if not arms:
+        raise BadInput(f"nothing to compare with {baseline.name!r}: name one more arm")
+    if len(set(names)) < len(names):
+        raise BadInput(f"arms {', '.join(names)}: each needs a name of its own")
+    if type(configurations_tried) is not int or configurations_tried < len(names):
+        least = f"a whole number from {len(names)}, the arms compared"
+        raise BadInput(f"configurations_tried {configurations_tried!r} must be {least}")
+    alone = [_alone(baseline, arm, generator) for arm in arms]
+    decisions = holm([1.0 if one.p_value is None else one.p_value for one in alone])
+    return tuple(
+        _decided(one, adjusted, rejected, level, arms_compared=len(arms), configurations_tried=configurations_tried)
+        for one, adjusted, rejected, level in zip(
+            alone, decisions.adjusted, decisions.rejected, decisions.levels, strict=True
+        )
+    )
+
+
+def _alone(baseline: Arm, arm: Arm, generator: np.random.Generator) -> Comparison:
+    """What holds for one arm by itself, before Holm."""
+    pairs = pair_by_seed(baseline, arm)
+    differences, n = np.array(pairs.differences), len(pairs.seeds)
+    mean, spread = mean_and_spread(differences) if n > 1 else (pairs.differences[0] if n else None, None)
+    flips = sign_flip_test(differences, generator=generator) if n > 1 else None
+    p_value = t_p_value(differences) if n > 1 else None
+    return Comparison(
+        arm=arm.name,
+        baseline=baseline.name,
+        verdict="no evidence",
+        pairs=pairs,
+        mean_difference=mean,
+        spread=spread,
+        interval=t_interval(differences) if n > 1 else None,
+        decision_interval=None,
+        joint_interval=None,
+        p_value=flips.p_value if flips and p_value is None else p_value,
+        holm_p_value=None,
+        sign_flips=flips,
+        bootstrap=bca_bootstrap(differences, generator=generator),
+        minimum_detectable_difference=None if spread is None else minimum_detectable_difference(spread, n),
+        arms_compared=1,
+        configurations_tried=1,
+    )
+
+
+def _decided(
+    alone: Comparison,
+    adjusted: float,
+    rejected: bool,
+    level: float,
+    *,
+    arms_compared: int,
+    configurations_tried: int,
+) -> Comparison:
+    """The same with what Holm over all arms says of it."""
+    verdict: Verdict = "no evidence"
+    if rejected and alone.mean_difference:
+        verdict = "better" if alone.mean_difference < 0 else "worse"
+    differences = alone.pairs.differences
+    joint_level = 1 - (1 - LEVEL) / arms_compared
+    return dataclasses.replace(
+        alone,
+        verdict=verdict,
+        decision_interval=t_interval(differences, level=level) if alone.spread else None,
+        joint_interval=t_interval(differences, level=joint_level) if alone.spread else None,
+        holm_p_value=None if alone.p_value is None else adjusted,
+        arms_compared=arms_compared,
+        configurations_tried=configurations_tried,
+    )
+
+
+def in_words(found: Comparison) -> str:
+    """One sentence: the verdict, its size with the interval that decided, the seeds, the p values and what was tried.
+
+    Losses are written without a unit; say it beside.
+    """
+    return "; ".join((_claim(found), *_support(found)))
+
+
+def _claim(found: Comparison) -> str:
+    claim = f"{found.arm} is {found.verdict} than {found.baseline}"
+    if found.verdict == "no evidence":
+        claim = f"no evidence that {found.arm} and {found.baseline} differ"
+    if found.mean_difference is None:
+        return claim
+    size = f"{claim}: loss {found.mean_difference:+.4g}"
+    if interval := found.decision_interval:
+        level = f"{100 * interval.level:.3g} % interval"
+        return f"{size} ({level} {interval.low:+.4g} to {interval.high:+.4g})"
+    return size
+
+
+def _support(found: Comparison) -> Iterator[str]:
+    n = len(found.pairs.seeds)
+    yield _counted(n, "seed in common", "seeds in common") + ("" if n > 1 else ", and an interval needs two")
+    if dropped := found.pairs.only_in_arm + found.pairs.only_in_baseline:
+        listed = ", ".join(map(str, sorted(dropped)))
+        yield f"left out, since one arm lacks it: seed {listed}"
+    if found.spread == 0:
+        yield "every difference is the same, so t is undefined and the sign flips decide"
+    if found.p_value is not None:
+        name = "paired t p" if found.spread else "p"
+        yield f"{name} {found.p_value:.3g}" + _holm_words(found)
+    if flips := found.sign_flips:
+        yield f"sign flips p {flips.p_value:.3g}, at best {flips.smallest_p:.3g} with so many seeds"
+    if (least := found.minimum_detectable_difference) is not None:
+        yield f"a true difference of {least:.3g} is found {100 * POWER:.0f} times in 100"
+    yield _counted(found.configurations_tried, "configuration tried", "configurations tried")
+
+
+def _holm_words(found: Comparison) -> str:
+    if found.arms_compared == 1:
+        return ""
+    return f", {found.holm_p_value:.3g} after Holm over {found.arms_compared} arms"
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
