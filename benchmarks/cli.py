@@ -145,6 +145,15 @@ class LoaderArguments:
     common: Common = field(default_factory=Common)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments:
+    """What `inspect --calibrate` foretells of runs, against what they then take."""
+
+    case: str = "all"
+    """all, or one of wide-hgnn, split-experts, float32, packed-long, checkpointed."""
+    common: Common = field(default_factory=Common)
+
+
 def _training(batch: Batch, device: str) -> TrainingConfig:
     return TrainingConfig(device=device, **dataclasses.asdict(batch))
 
@@ -270,6 +279,16 @@ def _loader(arguments: LoaderArguments) -> Entries:
     yield f"{name} {config.data.data_format}", measure_loader(config)
 
 
+def _plan(arguments: PlanArguments) -> Entries:
+    from benchmarks.plan import PLANS, hold_to_plan
+
+    if arguments.case not in ("all", *PLANS):
+        raise unknown_name("--case", arguments.case, ["all", *PLANS])
+    for name in PLANS if arguments.case == "all" else [arguments.case]:
+        _say(f"plan of {name}")
+        yield name, hold_to_plan(PLANS[name], device=arguments.common.device)
+
+
 @dataclass(frozen=True)
 class _Subcommand:
     arguments: type[Any]
@@ -282,6 +301,7 @@ SUBCOMMANDS: Mapping[str, _Subcommand] = {
     "scaling": _Subcommand(ScalingArguments, _scaling),
     "loss": _Subcommand(LossArguments, _loss),
     "loader": _Subcommand(LoaderArguments, _loader),
+    "plan": _Subcommand(PlanArguments, _plan),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import tables
 from benchmarks.coupling import COST_TARGET, EQUAL_WITHIN
 from benchmarks.loader import LONGEST_START, MOST_PADDING
+from benchmarks.plan import WITHIN
 from benchmarks.step_tables import step_tables
 from benchmarks.tables import Table, table
 
@@ -160,6 +161,19 @@ def loader_tables(entries: Entries) -> list[Table]:
     ]
 
 
+def plan_tables(entries: Entries) -> list[Table]:
+    rows = []
+    for name, entry in entries.items():
+        target, command = f"within {100 * WITHIN:.0f} %", f"`{entry['circumstances']['command']}`"
+        memory = [tables.size(entry[key]) for key in ("predicted_bytes", "peak_bytes")]
+        minutes = [f"{entry[key]:.2f}" for key in ("predicted_minutes", "minutes")]
+        for what, values in (("memory", memory), ("time", minutes)):
+            met = tables.yes_no(entry[f"{what}_met"])
+            rows.append([name, what, *values, tables.ratio(entry[what]), target, met, f"`{entry['flags']}`", command])
+    columns = ("run", "what", "predicted", "measured", "ratio", "target", "met?", "flags", "command")
+    return [table("Predicted and measured (peak memory; minutes)", columns, rows)]
+
+
 SECTIONS: Mapping[str, Section] = {
     "step": Section(
         title="A training step",
@@ -180,5 +194,10 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "loss": Section(title="Head and loss", about="Each form in a process of its own.", tables=loss_tables),
     "loader": Section(title="Data", about="Batches and start-up with a fresh cache.", tables=loader_tables),
+    "plan": Section(
+        title="Plans",
+        about="What `gnn-moe inspect --calibrate` foretells, and what the run of 60 steps and two evaluations takes.",
+        tables=plan_tables,
+    ),
 }
 """By subcommand, in the order of the report."""

@@ -14,6 +14,7 @@ from benchmarks.children import Failure
 from benchmarks.coupling import CouplingResult, HyperedgesResult, coupling_cost
 from benchmarks.loader import Epoch, LoaderResult, StartUp
 from benchmarks.measure import Limit, Race
+from benchmarks.plan import PlanResult
 from benchmarks.rates import ProductRate
 from benchmarks.sections import SECTIONS
 from benchmarks.step import judge
@@ -177,3 +178,26 @@ def test_numbers_as_they_are_read() -> None:
 def test_file_names_of_devices() -> None:
     assert report.device_slug(SEEN) == "fast-processor-r-9-2-threads"
     assert report.device_slug(SEEN | {"device": "NVIDIA H200", "on_cpu": False}) == "nvidia-h200"
+
+
+def plan_entry(memory: float, time: float) -> dict[str, Any]:
+    result = PlanResult(
+        flags="--num_experts 2",
+        predicted_bytes=round(memory * 2e9),
+        peak_bytes=2 * 10**9,
+        memory=memory,
+        memory_met=memory < 1.15,
+        predicted_minutes=time * 3,
+        minutes=3,
+        time=time,
+        time_met=time < 1.15,
+    )
+    return report.plain(result)
+
+
+def test_plans_stand_beside_what_was_measured(tmp_path: Path) -> None:
+    entries = {"near": plan_entry(1.1, 0.9), "far": plan_entry(1.2, 0.95)}
+    page = report.update(tmp_path / "x.json", "plan", entries, SEEN).read_text()
+    assert "| near | memory | 2.20 GB | 2.00 GB | 1.10 | within 15 % | yes | `--num_experts 2` |" in page
+    assert "| near | time | 2.70 | 3.00 | 0.90 | within 15 % | yes |" in page
+    assert "| far | memory | 2.40 GB | 2.00 GB | 1.20 | within 15 % | **no** |" in page
