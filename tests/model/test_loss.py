@@ -38,9 +38,9 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", multiple)
     one_chunk, rows = loss_module._chunk_loss, []
 
-    def counted(logits_CV: Tensor, target_C: Tensor) -> Tensor:
+    def counted(logits_CV: Tensor, bias_V: Tensor, target_C: Tensor) -> Tensor:
         rows.append(len(logits_CV))
-        return one_chunk(logits_CV, target_C)
+        return one_chunk(logits_CV, bias_V, target_C)
 
     monkeypatch.setattr(loss_module, "_chunk_loss", counted)
     yield
@@ -175,9 +175,9 @@ def test_padding_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     target_N[20:140] = IGNORED
     rows, one_chunk = [], loss_module._chunk_loss
 
-    def counted(logits_CV: Tensor, target_C: Tensor) -> Tensor:
+    def counted(logits_CV: Tensor, bias_V: Tensor, target_C: Tensor) -> Tensor:
         rows.append(len(logits_CV))
-        return one_chunk(logits_CV, target_C)
+        return one_chunk(logits_CV, bias_V, target_C)
 
     monkeypatch.setattr(loss_module, "_chunk_loss", counted)
     loss = loss_of(tensors, target_N, (target_N != IGNORED).sum())

@@ -50,8 +50,12 @@ def _chunks(sequences: int, positions: int) -> list[slice]:
     return [slice(start, min(start + size, sequences)) for start in range(0, sequences, size)]
 
 
-def _weights(query_STd: Tensor, key_STd: Tensor) -> Tensor:
-    future_TT = query_STd.new_full((query_STd.shape[1],) * 2, -math.inf).triu(1)
+def _future(query_STd: Tensor) -> Tensor:
+    """(T, T): −∞ where a key is later than the query, 0 elsewhere."""
+    return query_STd.new_full((query_STd.shape[1],) * 2, -math.inf).triu(1)
+
+
+def _weights(query_STd: Tensor, key_STd: Tensor, future_TT: Tensor) -> Tensor:
     scores_STT = torch.baddbmm(future_TT, query_STd, key_STd.transpose(1, 2), alpha=1 / math.sqrt(query_STd.shape[2]))
     return scores_STT.softmax(dim=-1)
 
@@ -64,9 +68,9 @@ def _mask(seed: Tensor, weights_STT: Tensor, chunk: slice, rate: float) -> Tenso
 @torch.library.custom_op("gnn_moe::dropped_attention", mutates_args=())
 def dropped_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float) -> Tensor:
     """Causal attention with dropout on its weights, on a CPU: (S, T, d) contiguous → (S, T, d)."""
-    output_STd = torch.empty_like(query_STd)
+    output_STd, future_TT = torch.empty_like(query_STd), _future(query_STd)
     for chunk in _chunks(*query_STd.shape[:2]):
-        weights_STT = _weights(query_STd[chunk], key_STd[chunk])
+        weights_STT = _weights(query_STd[chunk], key_STd[chunk], future_TT)
         weights_STT.mul_(_mask(seed, weights_STT, chunk, rate))
         torch.bmm(weights_STT, value_STd[chunk], out=output_STd[chunk])
     return output_STd.mul_(1 / (1 - rate))
@@ -78,10 +82,10 @@ def dropped_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `dropped_attention` with respect to query, key and value, each (S, T, d)."""
     grad_query_STd, grad_key_STd, grad_value_STd = (torch.empty_like(query_STd) for _ in range(3))
-    grad_STd = grad_STd * (1 / (1 - rate))
+    grad_STd, future_TT = grad_STd * (1 / (1 - rate)), _future(query_STd)
     for chunk in _chunks(*query_STd.shape[:2]):
         query, key, value, grad = query_STd[chunk], key_STd[chunk], value_STd[chunk], grad_STd[chunk]
-        weights_STT = _weights(query, key)
+        weights_STT = _weights(query, key, future_TT)
         mask_STT = _mask(seed, weights_STT, chunk, rate)
         torch.bmm((weights_STT * mask_STT).transpose(1, 2), grad, out=grad_value_STd[chunk])
         grad_weights_STT = torch.bmm(grad, value.transpose(1, 2)).mul_(mask_STT)
