@@ -25,7 +25,7 @@ chunked = pytest.mark.parametrize("chunks", CHUNKS, indirect=True)
 
 
 def logits_at_once(monkeypatch: pytest.MonkeyPatch, numbers: int, element_size: int = 8) -> None:
-    monkeypatch.setattr(loss_module, "_BYTES_AT_ONCE", {"cpu": numbers * element_size, "cuda": 0})
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", {"cpu": numbers * element_size, "cuda": 0})
     # Softmax is cut finer still, to pieces that are no divisors.
     monkeypatch.setattr(loss_module, "_SOFTMAX_BYTES_AT_ONCE", {"cpu": 3 * V * element_size, "cuda": 0})
 

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gnn_moe.data.batches import IGNORED
+from gnn_moe.model.memory import LOGITS_BYTES
 
-_BYTES_AT_ONCE = {"cpu": 2**27, "cuda": 2**30}
-"""Of the logits that one product makes: fewer would add up the weight's gradient more often."""
 _ROWS_MULTIPLE = 64
 """Rows of a product are a multiple of this."""
 _SOFTMAX_BYTES_AT_ONCE = {"cpu": 2**23, "cuda": 2**30}
@@ -71,7 +70,7 @@ class _HeadLoss(torch.autograd.Function):
         weight, bias = weight_VD.to(hidden_ND.dtype), bias_V.to(hidden_ND.dtype)
         gradients = _Gradients(hidden_ND, weight_VD, bias_V) if wanted else None
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
-        size = _even(len(hidden_ND), _rows_at_once(_BYTES_AT_ONCE, weight, _ROWS_MULTIPLE))
+        size = _even(len(hidden_ND), _rows_at_once(LOGITS_BYTES, weight, _ROWS_MULTIPLE))
         for start in range(0, max(1, len(hidden_ND)), size):
             chunk = slice(start, start + size)
             logits_CV = hidden_ND[chunk] @ weight.T

@@ -17,8 +17,8 @@ from gnn_moe.config import ModelConfig, TrainingConfig
 from gnn_moe.model.size import coupler_shape, model_size
 
 _PARAMETER_BYTES = 4
-_LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**30}
-"""Of one product of the head, as `gnn_moe.model.loss` has it."""
+LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**30}
+"""Of the logits that one product of the head makes: fewer would add up the weight's gradient more often."""
 _PROCESS_BYTES = 460 * 2**20
 """Of a CPU run before its model: interpreter, libraries, text."""
 _IDLE_SHARE = 0.45
@@ -179,7 +179,7 @@ def _working_bytes(config: ModelConfig, workload: Workload) -> int:
     """The larger of what the head and what one layer's backward pass hold for a moment."""
     tokens, width, number = workload.rows * workload.positions, config.embed_dim, workload.number_bytes
     copy = number * config.vocab_size * width
-    logits = min(_LOGITS_BYTES.get(workload.device_type, 2**30), number * config.vocab_size * tokens)
+    logits = min(LOGITS_BYTES.get(workload.device_type, LOGITS_BYTES["cuda"]), number * config.vocab_size * tokens)
     # The logits, the weight as the product takes it, its gradient as the product gives it and as it is added up.
     head = logits + copy * (1 + (number < _PARAMETER_BYTES)) + _PARAMETER_BYTES * config.vocab_size * width
     at_once = 1 if workload.device_type == "cpu" else config.num_experts
