@@ -55,6 +55,7 @@ def test_every_verb(small_corpus: Path, tmp_path: Path) -> None:
         assert (tmp_path / path).stat().st_size > 1000
     assert len(re.findall(r"^figure ", shown, re.MULTILINE)) == len(list((run / "figures").iterdir())) >= 3
     stored = read_json(run / "config.json")
+    assert (config["training"].pop("micro_batch_size"), stored["training"].pop("micro_batch_size")) == ("auto", 8)
     for group in ("model", "data", "training"):
         assert {k: v for k, v in stored[group].items() if k != "num_heads"} == {
             k: v for k, v in config[group].items() if k != "num_heads"

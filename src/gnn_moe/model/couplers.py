@@ -24,9 +24,6 @@ from gnn_moe.hypergraph import (
     incidence_matrix,
 )
 
-_FULL_ROWS = 8
-"""Rows from which on a CPU is as fast as with more."""
-
 
 class Coupler(nn.Module):
     """Base of the couplers."""
@@ -158,13 +155,7 @@ class HypergraphCoupler(Coupler):
 
 def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
     """Σ_j P_ij x_j for every token: (E, E), (E, N, D) → (E, N, D)."""
-    mixing = propagation_EE.to(x_END.dtype)
-    if x_END.device.type == "cpu":
-        # A CPU multiplies two to four long rows no faster than eight. Each row is cut into c shares, and P ⊗ I_c mixes
-        # the E·c rows, which is the same map.
-        shares = math.gcd(x_END[0].numel(), 2 ** int(math.log2(max(1, _FULL_ROWS // len(x_END)))))
-        mixing = torch.kron(mixing, torch.eye(shares, dtype=mixing.dtype))
-    return (mixing @ x_END.reshape(len(mixing), -1)).view_as(x_END)
+    return (propagation_EE.to(x_END.dtype) @ x_END.flatten(1)).view_as(x_END)
 
 
 class HGNNLayer(nn.Module):
