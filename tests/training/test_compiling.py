@@ -98,10 +98,10 @@ def test_a_run_compiles_nothing_after_its_second_step(setting: Setting, monkeypa
     trained = Trainer._step
     rows: list[int] = []
 
-    def checked(trainer: Trainer, batch: LoadedBatch) -> None:
+    def checked(trainer: Trainer, batch: LoadedBatch) -> bool:
         rows.append(len(batch.pieces[0].targets))
         with torch.compiler.set_stance("fail_on_recompile" if trainer.progress.step >= 2 else "default"):
-            trained(trainer, batch)
+            return trained(trainer, batch)
 
     monkeypatch.setattr(Trainer, "_step", checked)
     flags = {"num_train_samples": 31, "batch_size": 6, "max_seq_length": 60, "dropout_rate": 0.0}
