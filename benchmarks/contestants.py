@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -38,7 +39,7 @@ def random_rows(config: ModelConfig, rows: int) -> tuple[Tensor, Tensor]:
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
-class Racer:
+class Racer(ABC):
     """What both contestants share: rounds of steps, the clock and the memory."""
 
     model: nn.Module
@@ -77,12 +78,13 @@ class Racer:
         self._backward()
         self._update()
 
+    @abstractmethod
     def forwards(self) -> Forwards:
         """Each part's forward passes, layer by layer, on inputs of its own that want a gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _backward(self) -> None:
-        raise NotImplementedError
+        """Forms the gradients of one batch."""
 
     def _update(self) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from gnn_moe.model.memory import PeakMemory, peak_memory, workload_of
 
 if TYPE_CHECKING:
     from gnn_moe.data.samples import Samples
+    from gnn_moe.run_folder import RunFolder
 
 _WARM_UP, _TIMED = 4, 8
 """Steps of a calibration: not counted, counted."""
@@ -73,6 +73,7 @@ def calibrate(config: RunConfig) -> Calibration:
         RunFailed: the short run failed.
     """
     from gnn_moe.data.corpus import load_corpus
+    from gnn_moe.run_folder import RunFolder
 
     training = config.training
     rows = _EVALUATED * training.batch_size
@@ -91,7 +92,7 @@ def calibrate(config: RunConfig) -> Calibration:
     with tempfile.TemporaryDirectory() as folder:
         output = OutputConfig(output_dir=folder, run_name=_RUN, quiet=True, cache_dir=config.output.cache_dir)
         _run_apart(dataclasses.replace(short, output=output))
-        seen = _read(Path(folder) / _RUN)
+        seen = _read(RunFolder(Path(folder) / _RUN))
     return _reckon(config, seen, whole.split("train"), whole.split("valid"), part.split("valid"))
 
 
@@ -130,10 +131,12 @@ def _train_silently(config: RunConfig) -> None:
     run_training(config, ["calibration"])
 
 
-def _read(run: Path) -> _Seen:
+def _read(run: RunFolder) -> _Seen:
     from scipy.optimize import nnls
 
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    from gnn_moe.training.record import read_metrics
+
+    rows = read_metrics(run.metrics)
     trained = [row for row in rows if row["kind"] == "train"]
     tokens = np.diff([0, *(row["tokens"] for row in trained)])
     positions = tokens / (1 - np.array([row["padding_share"] for row in trained]))
@@ -141,15 +144,12 @@ def _read(run: Path) -> _Seen:
     timed = slice(min(_WARM_UP, len(trained) - 1), None)
     # Neither part of the cost is negative, whatever the noise.
     cost, _ = nnls(np.stack([np.ones_like(positions), positions], axis=1)[timed], seconds[timed])
-    config, environment = (
-        json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "environment.json")
-    )
     return _Seen(
         step_seconds=float(cost[0]),
         position_seconds=float(cost[1]),
         eval_seconds=sum(row["seconds"] for row in rows if row["kind"] == "eval"),
-        micro_batch_size=config["training"]["micro_batch_size"],
-        precision=environment["precision"],
+        micro_batch_size=run.read_config().training.rows_at_once,
+        precision=run.read_environment()["precision"],
     )
 
 

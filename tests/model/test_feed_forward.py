@@ -74,6 +74,21 @@ def test_bf16_follows_float64() -> None:
         assert (ours.double() - theirs).norm() <= 0.02 * theirs.norm(), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("computed", [torch.bfloat16, torch.float16], ids=str)
+def test_parameters_of_any_type_under_autocast(dtype: torch.dtype, computed: torch.dtype) -> None:
+    given = inputs(dtype)
+    rest = [given[name] for name in NAMES[1:]]
+    compute: Any = feed_forward.feed_forward
+    output_END = compute(given["hidden"].to(computed), *rest, 0.3, training=True)
+    assert output_END.dtype == computed
+    output_END.sum().backward()
+    for name, tensor in given.items():
+        assert tensor.grad is not None, name
+        assert tensor.grad.dtype == dtype, name
+        assert tensor.grad.isfinite().all(), name
+
+
 def test_parameters_get_gradients_of_their_own_type() -> None:
     given = inputs(torch.float32)
     given["hidden"] = given["hidden"].detach().bfloat16().requires_grad_()

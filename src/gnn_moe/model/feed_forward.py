@@ -47,6 +47,9 @@ def feed_forward(
     parameters = (norm_gain_ED, norm_bias_ED, up_weight_EFD, up_bias_EF, down_weight_EDF, down_bias_ED)
     if hidden_END.device.type != "cpu":
         return all_at_once(hidden_END, *parameters, rate)
+    if norm_gain_ED.dtype not in (hidden_END.dtype, torch.float32):
+        # The only two types that torch's LayerNorm takes beside bf16 on a CPU.
+        parameters = (norm_gain_ED.float(), norm_bias_ED.float(), *parameters[2:])
     seeds_2 = torch.stack([draw_seed(), draw_seed()]) if rate else torch.zeros(2, dtype=torch.int64)
     output_END: Tensor = expert_by_expert(hidden_END.contiguous(), *parameters, seeds_2, rate)[0]
     return output_END
@@ -87,9 +90,7 @@ def expert_by_expert(
     `seeds_2`, (2,) int64, are of the masks after GELU and after the map; each expert has the next.
     """
     dtype, scale = hidden_END.dtype, 1 / (1 - rate)
-    output_END = torch.empty_like(hidden_END)
-    inner_ENF = hidden_END.new_empty(*hidden_END.shape[:2], up_weight_EFD.shape[1])
-    mean_EN1, deviation_EN1 = (norm_gain_ED.new_empty(*hidden_END.shape[:2], 1) for _ in range(2))
+    output_END, inner_ENF, mean_EN1, deviation_EN1 = _results(hidden_END, norm_gain_ED, up_weight_EFD)
     for e, hidden_ND in enumerate(hidden_END):
         normed_ND, mean_EN1[e], deviation_EN1[e] = _norm(hidden_ND, norm_gain_ED[e], norm_bias_ED[e])
         torch.addmm(up_bias_EF[e].to(dtype), normed_ND, up_weight_EFD[e].to(dtype).T, out=inner_ENF[e])
@@ -116,10 +117,8 @@ def expert_by_expert_backward(
 ) -> list[Tensor]:
     """The gradients with respect to the first seven arguments of `expert_by_expert`, shaped and typed as they are."""
     dtype, scale = hidden_END.dtype, 1 / (1 - rate)
-    grad_hidden_END = torch.empty_like(hidden_END)
-    grad_gain_ED, grad_shift_ED, grad_down_bias_ED = (torch.empty_like(norm_gain_ED) for _ in range(3))
-    grad_up_EFD, grad_down_EDF = torch.empty_like(up_weight_EFD), torch.empty_like(down_weight_EDF)
-    grad_up_bias_EF = up_weight_EFD.new_empty(up_weight_EFD.shape[:2])
+    grad_hidden_END, *parameter_grads = _gradients(hidden_END, norm_gain_ED, up_weight_EFD, down_weight_EDF)
+    grad_gain_ED, grad_shift_ED, grad_up_EFD, grad_up_bias_EF, grad_down_EDF, grad_down_bias_ED = parameter_grads
     for e, (hidden_ND, inner_NF) in enumerate(zip(hidden_END, inner_ENF, strict=True)):
         grad_update_ND = _drop(grad_END[e] * scale, seeds_2[1] + e, rate)
         grad_down_bias_ED[e] = grad_update_ND.sum(dim=0)
@@ -144,15 +143,23 @@ def expert_by_expert_backward(
             [True, True, True],
         )
         torch.add(grad_END[e], grad_through_norm_ND, out=grad_hidden_END[e])
-    return [
-        grad_hidden_END,
-        grad_gain_ED,
-        grad_shift_ED,
-        grad_up_EFD,
-        grad_up_bias_EF,
-        grad_down_EDF,
-        grad_down_bias_ED,
-    ]
+    return [grad_hidden_END, *parameter_grads]
+
+
+def _results(hidden_END: Tensor, norm_gain_ED: Tensor, up_weight_EFD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for what `expert_by_expert` returns."""
+    inner_ENF = hidden_END.new_empty(*hidden_END.shape[:2], up_weight_EFD.shape[1])
+    mean_EN1, deviation_EN1 = (norm_gain_ED.new_empty(*hidden_END.shape[:2], 1) for _ in range(2))
+    return torch.empty_like(hidden_END), inner_ENF, mean_EN1, deviation_EN1
+
+
+def _gradients(
+    hidden_END: Tensor, norm_gain_ED: Tensor, up_weight_EFD: Tensor, down_weight_EDF: Tensor
+) -> list[Tensor]:
+    """Room for what `expert_by_expert_backward` returns."""
+    up_bias_EF, down_bias_ED = (weight.new_empty(weight.shape[:2]) for weight in (up_weight_EFD, down_weight_EDF))
+    like = (hidden_END, norm_gain_ED, norm_gain_ED, up_weight_EFD, up_bias_EF, down_weight_EDF, down_bias_ED)
+    return [torch.empty_like(tensor) for tensor in like]
 
 
 def _norm(hidden_ND: Tensor, gain_D: Tensor, bias_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,9 +176,7 @@ def _drop(x: Tensor, seed: Tensor, rate: float) -> Tensor:
 def _(
     hidden_END: Tensor, norm_gain_ED: Tensor, norm_bias_ED: Tensor, up_weight_EFD: Tensor, *rest: object
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inner_ENF = hidden_END.new_empty(*hidden_END.shape[:2], up_weight_EFD.shape[1])
-    mean_EN1, deviation_EN1 = (norm_gain_ED.new_empty(*hidden_END.shape[:2], 1) for _ in range(2))
-    return torch.empty_like(hidden_END), inner_ENF, mean_EN1, deviation_EN1
+    return _results(hidden_END, norm_gain_ED, up_weight_EFD)
 
 
 @expert_by_expert_backward.register_fake
@@ -187,9 +192,7 @@ def _(
     down_weight_EDF: Tensor,
     *rest: object,
 ) -> list[Tensor]:
-    up_bias_EF = up_weight_EFD.new_empty(up_weight_EFD.shape[:2])
-    like = (hidden_END, norm_gain_ED, norm_bias_ED, up_weight_EFD, up_bias_EF, down_weight_EDF, norm_gain_ED)
-    return [torch.empty_like(tensor) for tensor in like]
+    return _gradients(hidden_END, norm_gain_ED, up_weight_EFD, down_weight_EDF)
 
 
 def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
