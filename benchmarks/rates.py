@@ -1,8 +1,8 @@
 """The limit: how fast this machine multiplies matrices of the shapes of a step, and how long its products alone take.
 
-Letters: B rows, T positions, N = B·T tokens, E experts, A heads, D width, d = D/A, V vocabulary, G coupler layers;
-m, k, n: a product (m, k) × (k, n). Every product has two more of as many FLOPs in the backward pass. Attention counts
-all T² pairs of positions, also those that the causal mask hides and that a kernel may skip.
+Letters: B rows, T positions, N = B·T tokens, E experts, A heads, D width, d = D/A, V vocabulary, G coupler layers,
+M hyperedges; m, k, n: a product (m, k) × (k, n). Every product has two more of as many FLOPs in the backward pass.
+Attention counts all T² pairs of positions, also those that the causal mask hides and that a kernel may skip.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gnn_moe.config import ModelConfig, TrainingConfig
+from gnn_moe.hypergraph import count_hyperedges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,9 +67,11 @@ def step_products(config: ModelConfig, training: TrainingConfig) -> list[Product
 
 
 def _forward_products(config: ModelConfig, rows: int) -> list[Product]:
+    assert config.architecture == "coupled", "the limit of a control's step is not written down"
     T, D, E, A, L = config.max_seq_length, config.embed_dim, config.num_experts, config.heads, config.num_layers
     N, d = rows * T, D // A
-    coupler = [dataclasses.replace(p, count=p.count * L) for p in _COUPLER_PRODUCTS[config.coupler_type](config, N)]
+    products = _COUPLER_PRODUCTS[config.coupler_type, config.hgnn_content_gates](config, N)
+    coupler = [dataclasses.replace(product, count=product.count * L) for product in products]
     return [
         Product(name="QKV", m=N, k=D, n=3 * E * D, count=L),
         Product(name="attention scores", batch=rows * E * A, m=T, k=d, n=T, count=L),
@@ -99,6 +102,17 @@ def _hypergraph(config: ModelConfig, tokens: int) -> list[Product]:
     ]
 
 
+def _content_gated(config: ModelConfig, tokens: int) -> list[Product]:
+    E, D, G, M = config.num_experts, config.embed_dim, config.gnn_layers, count_hyperedges(config)
+    return [
+        Product(name="coupler scores", m=tokens * E, k=D, n=1, count=G),
+        Product(name="coupler gates", m=tokens, k=E, n=M, count=G),
+        Product(name="coupler matrices", m=tokens, k=M, n=E * E, count=G),
+        Product(name="coupler propagation", batch=tokens, m=E, k=E, n=D, count=G),
+        Product(name="coupler transform", m=tokens * E, k=D, n=D, count=G),
+    ]
+
+
 def _attention(config: ModelConfig, tokens: int) -> list[Product]:
     E, D, A, G = config.num_experts, config.embed_dim, config.heads, config.gnn_layers
     return [
@@ -113,12 +127,15 @@ def _nothing(config: ModelConfig, tokens: int) -> list[Product]:
     return []
 
 
-_COUPLER_PRODUCTS: Mapping[str, Callable[[ModelConfig, int], list[Product]]] = {
-    "GNN": _gnn,
-    "HGNN": _hypergraph,
-    "attention": _attention,
-    "mean": _nothing,
+_COUPLER_PRODUCTS: Mapping[tuple[str, bool], Callable[[ModelConfig, int], list[Product]]] = {
+    ("GNN", False): _gnn,
+    ("HGNN", False): _hypergraph,
+    ("HGNN", True): _content_gated,
+    ("sinkhorn", False): _hypergraph,
+    ("attention", False): _attention,
+    ("mean", False): _nothing,
 }
+"""By coupler, and whether its hyperedges have gates."""
 
 
 class ProductRates:

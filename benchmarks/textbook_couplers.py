@@ -86,6 +86,33 @@ class TextbookGNN(TextbookCoupler):
                 yield f"layers.{number}.{name}", view
 
 
+class TextbookSinkhorn(TextbookCoupler):
+    """One matrix a coupler layer, its columns and rows divided by their sums 20 times; one product over all tokens."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.embed_dim
+        self.mixing_logits = nn.Parameter(torch.zeros(config.gnn_layers, config.num_experts, config.num_experts))
+        self.transforms = nn.ModuleList(nn.Linear(width, width) for _ in range(config.gnn_layers))
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        for transform, logits_EE in zip(self.transforms, self.mixing_logits, strict=True):
+            mix_EE = logits_EE.exp()
+            for _ in range(20):
+                mix_EE = mix_EE / mix_EE.sum(dim=0, keepdim=True)
+                mix_EE = mix_EE / mix_EE.sum(dim=1, keepdim=True)
+            mixed = torch.einsum("ij,jbtd->ibtd", mix_EE, torch.stack(x))
+            x = [own + functional.gelu(transform(other)) for own, other in zip(x, mixed, strict=True)]
+        return x
+
+    def counterparts(self, of: Of) -> Views:
+        yield "mixing_logits", of(self.mixing_logits)
+        for number, transform in enumerate(self.transforms):
+            assert isinstance(transform, nn.Linear)
+            yield f"layers.{number}.theta_weight", of(transform.weight)
+            yield f"layers.{number}.theta_bias", of(transform.bias)
+
+
 class TextbookAttentionLayer(nn.Module):
     """x ← x + MultiheadAttention over the E results of a token, (N, E, D) → (N, E, D)."""
 
@@ -129,6 +156,7 @@ def build_textbook_coupler(config: ModelConfig, kind: ContestantName) -> Textboo
         return FORMS[kind](config)
     others: dict[str, Callable[[], TextbookCoupler]] = {
         "GNN": lambda: TextbookGNN(config),
+        "sinkhorn": lambda: TextbookSinkhorn(config),
         "attention": lambda: TextbookAttention(config),
         "mean": TextbookCoupler,
     }

@@ -68,18 +68,27 @@ class TextbookHypergraph(TextbookCoupler):
             HypergraphConv(width, width) if self.legacy else HGNNConv(width) for _ in range(config.gnn_layers)
         )
         self.weight_logits = nn.Parameter(torch.zeros(self.hyperedges)) if config.hgnn_learnable_edge_weights else None
+        self.gates = nn.ModuleList(nn.Linear(width, 1) for _ in self.convolutions if config.hgnn_content_gates)
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         shape = x[0].shape
         x_NED = torch.stack([expert_BTD.flatten(0, 1) for expert_BTD in x], dim=1)
         x_PD, index_2I = self._graph(x_NED)
         weight_Q = self._weights(x_PD).repeat(len(x_NED))
-        for convolution in self.convolutions:
+        for number, convolution in enumerate(self.convolutions):
             if self.legacy:
                 x_PD = convolution(x_PD, index_2I, weight_Q)
             else:
-                x_PD = x_PD + functional.gelu(convolution(x_PD, index_2I, weight_Q))
+                gate_Q = self._gate(number, x_PD, index_2I) if len(self.gates) else 1
+                x_PD = x_PD + functional.gelu(convolution(x_PD, index_2I, weight_Q * gate_Q))
         return [expert_ND.view(shape) for expert_ND in x_PD.view_as(x_NED).unbind(dim=1)]
+
+    def _gate(self, number: int, x_PD: Tensor, index_2I: Tensor) -> Tensor:
+        """2σ of the mean over its members of each hyperedge's score (Q,)."""
+        node_I, edge_I = index_2I
+        mean_QD = scatter(x_PD[node_I], edge_I, dim=0, reduce="mean")
+        gate_Q: Tensor = 2 * torch.sigmoid(self.gates[number](mean_QD)[:, 0])
+        return gate_Q
 
     def _weights(self, like: Tensor) -> Tensor:
         if self.weight_logits is None:
@@ -99,6 +108,10 @@ class TextbookHypergraph(TextbookCoupler):
             values: Any = convolution
             yield f"layers.{number}.{kind}_weight", of(values.lin.weight)
             yield f"layers.{number}.{kind}_bias", of(values.bias)
+        for number, gate in enumerate(self.gates):
+            assert isinstance(gate, nn.Linear)
+            yield f"layers.{number}.content_gate_weight", of(gate.weight)[0]
+            yield f"layers.{number}.content_gate_bias", of(gate.bias)[0]
         if self.weight_logits is not None:
             yield "raw_hyperedge_weights" if self.legacy else "hyperedge_logits", of(self.weight_logits)
 

@@ -49,6 +49,8 @@ CURVE = (
     "tokens",
     "learning_rate",
     "loss",
+    "load_balancing_loss",
+    "router_z_loss",
     "gradient_norm",
     "padding_share",
     "perplexity",

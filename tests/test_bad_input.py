@@ -20,7 +20,10 @@ from tests.small_runs import Commands, Setting
 HGNN = ["--coupler_type", "HGNN"]
 # The words, and what the line must name besides them.
 CONFIG: dict[str, tuple[list[str], list[str]]] = {
-    "unknown coupler": (["--coupler_type", "GMN"], ["'GMN'", "did you mean GNN?", "GNN, HGNN, attention, mean"]),
+    "unknown coupler": (
+        ["--coupler_type", "GMN"],
+        ["'GMN'", "did you mean GNN?", "GNN, HGNN, sinkhorn, attention, mean"],
+    ),
     "unknown strategy": (
         ["--static_hyperedge_strategy", "all_pair"],
         ["'all_pair'", "did you mean all_pairs?", "all_pairs, all_triplets, all, custom"],
@@ -35,6 +38,14 @@ CONFIG: dict[str, tuple[list[str], list[str]]] = {
         ["--num_experts 1", "--coupler_type mean"],
     ),
     "pairs of one": ([*HGNN, "--num_experts", "1"], ["all_pairs", "--num_experts 1", "use"]),
+    "gates of a graph": (
+        ["--coupler_type", "GNN", "--hgnn_content_gates"],
+        ["HGNN with --hgnn_conv_type hgnn, not GNN"],
+    ),
+    "gates of the old form": (
+        [*HGNN, "--hgnn_conv_type", "HypergraphConv", "--hgnn_content_gates"],
+        ["--hgnn_content_gates", "not HypergraphConv", "drop one of them"],
+    ),
     "heads": (["--embed_dim", "100", "--num_heads", "3"], ["--embed_dim 100", "--num_heads 3", "use one of 1, 2, 4"]),
     "heads by default": (["--embed_dim", "100", "--num_heads", "None"], ["--num_heads 8", "use one of"]),
     "dropout 1": (["--dropout_rate", "1"], ["--dropout_rate 1.0", "at least 0 and below 1"]),

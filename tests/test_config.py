@@ -27,11 +27,25 @@ from tests.model.cases import each, every_config
 
 NAN, INFINITE = float("nan"), float("inf")
 
-SIZES = ["vocab_size", "num_experts", "embed_dim", "num_layers", "gnn_layers", "max_seq_length", "num_heads"]
+SIZES = [
+    "router_top_k",
+    "vocab_size",
+    "num_experts",
+    "embed_dim",
+    "num_layers",
+    "gnn_layers",
+    "max_seq_length",
+    "num_heads",
+]
 POSITIVE = ["epochs", "eval_every", "batch_size", "micro_batch_size", "learning_rate", "gradient_clip"]
 
 BAD: list[tuple[type, str, Any]] = [
     *[(ModelConfig, name, value) for name in SIZES for value in (0, -1, -7)],
+    *[
+        (ModelConfig, name, value)
+        for name in ("load_balancing_weight", "router_z_weight")
+        for value in (-0.1, NAN, INFINITE)
+    ],
     *[(ModelConfig, "dropout_rate", value) for value in (-0.1, 1.0, 1.5, NAN, INFINITE)],
     *[(TrainingConfig, name, value) for name in POSITIVE for value in (0, -1)],
     *[(TrainingConfig, name, value) for name in ("learning_rate", "gradient_clip") for value in (NAN, INFINITE)],
@@ -62,9 +76,10 @@ def test_a_bad_value_is_refused_by_flag_and_value(group: type, name: str, value:
 @pytest.mark.parametrize(
     ("name", "value", "known", "nearest"),
     [
-        ("coupler_type", "gnn", ["GNN", "HGNN", "attention", "mean"], "GNN"),
-        ("coupler_type", "HGN", ["GNN", "HGNN", "attention", "mean"], "HGNN"),
-        ("coupler_type", "attenton", ["GNN", "HGNN", "attention", "mean"], "attention"),
+        ("coupler_type", "gnn", ["GNN", "HGNN", "sinkhorn", "attention", "mean"], "GNN"),
+        ("coupler_type", "HGN", ["GNN", "HGNN", "sinkhorn", "attention", "mean"], "HGNN"),
+        ("coupler_type", "attenton", ["GNN", "HGNN", "sinkhorn", "attention", "mean"], "attention"),
+        ("architecture", "Dense", ["coupled", "dense", "top_k"], "dense"),
         ("hgnn_conv_type", "hypergraphconv", ["hgnn", "HypergraphConv"], "HypergraphConv"),
         ("static_hyperedge_strategy", "all_pair", ["all_pairs", "all_triplets", "all", "custom"], "all_pairs"),
         ("static_hyperedge_strategy", "zzz", ["all_pairs", "all_triplets", "all", "custom"], None),
@@ -144,6 +159,11 @@ def test_an_empty_name_is_refused(name: str) -> None:
         (ModelConfig, {"coupler_type": "HGNN", "static_hyperedge_strategy": "custom", "hyperedges": "ab"}),
         (ModelConfig, {"coupler_type": "HGNN", "static_hyperedge_strategy": "custom", "hyperedges": ((0.5, 1),)}),
         (ModelConfig, {"coupler_type": "GNN", "hyperedges": ((0, 1),)}),
+        (ModelConfig, {"coupler_type": "HGNN", "hgnn_content_gates": 1}),
+        (ModelConfig, {"coupler_type": "GNN", "hgnn_content_gates": True}),
+        (ModelConfig, {"architecture": None}),
+        (ModelConfig, {"architecture": "dense", "match": "size"}),
+        (ModelConfig, {"match": "flops"}),
         (OutputConfig, {"run_name": 5}),
     ],
 )
@@ -157,6 +177,20 @@ def test_hyperedges_are_kept_as_tuples() -> None:
     config = ModelConfig(coupler_type="HGNN", static_hyperedge_strategy="custom", hyperedges=lists)
     assert config.hyperedges == ((0, 1), (1, 2))
     assert hash(config)
+
+
+def test_a_control_names_the_model_that_it_is_matched_to() -> None:
+    coupled = ModelConfig(coupler_type="HGNN", num_experts=3, hgnn_content_gates=True)
+    dense = dataclasses.replace(coupled, architecture="dense", match="flops")
+    assert dense.matched == coupled == coupled.matched
+    with pytest.raises(BadInput, match="--match flops is for --architecture dense, not coupled: drop one of them"):
+        dataclasses.replace(dense, architecture="coupled")
+    sparse = dataclasses.replace(coupled, architecture="top_k", router_top_k=3, router_z_weight=0.0)
+    assert sparse.matched == coupled
+    with pytest.raises(BadInput, match="--router_top_k 3 is for --architecture top_k, not dense: drop one of them"):
+        dataclasses.replace(sparse, architecture="dense")
+    with pytest.raises(BadInput, match="--router_top_k 4 is more than --num_experts 3: use at most 3"):
+        dataclasses.replace(sparse, router_top_k=4)
 
 
 def test_resume_needs_a_name() -> None:

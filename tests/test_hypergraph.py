@@ -19,14 +19,16 @@ from gnn_moe.hyperedges import STRATEGIES, Hyperedges, check_hyperedges, read_hy
 from gnn_moe.hypergraph import (
     build_hyperedges,
     count_hyperedges,
+    hgnn_pairs,
     hgnn_propagation,
+    hgnn_token_propagation,
     hypergraph_conv_propagation,
     incidence_matrix,
 )
 from tests import textbook
 from tests.model.cases import custom_hyperedges, each, every_config
 
-HYPERGRAPHS = [config for config in every_config() if config.coupler.uses_hypergraph]
+HYPERGRAPHS = [c for c in every_config() if c.coupler.uses_hypergraph and not c.hgnn_content_gates]
 
 
 @each(every_config())
@@ -76,6 +78,16 @@ def test_propagation_equals_the_formula_in_matrices(config: ModelConfig) -> None
     torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(P.sum(dim=1), torch.ones(config.num_experts, dtype=torch.float64), rtol=1e-12, atol=0)
     assert (P >= 0).all()
+
+
+@each(HYPERGRAPHS)
+def test_propagation_of_a_token_is_that_of_its_own_weights(config: ModelConfig) -> None:
+    H, w = dense(config)
+    weights = torch.stack([w, 3 * w, w.flip(0), torch.zeros_like(w)])
+    P = hgnn_token_propagation(hgnn_pairs(H), weights)
+    expected = torch.stack([hgnn_propagation(H, token_weights) for token_weights in weights])
+    torch.testing.assert_close(P, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(P[-1], torch.eye(config.num_experts, dtype=torch.float64))
 
 
 @each(HYPERGRAPHS)

@@ -176,6 +176,7 @@ def test_the_coupling_at_step_0_and_at_each_evaluation(uninterrupted: Path) -> N
     ("changes", "arrays"),
     [
         ({"coupler_type": "GNN", "gnn_layers": 2}, {"layer_0/adjacency": (4, 2, 3, 3)}),
+        ({"coupler_type": "sinkhorn", "gnn_layers": 2}, {"layer_0/mixing": (4, 2, 3, 3)}),
         ({"coupler_type": "mean"}, {}),
         ({"hgnn_conv_type": "HypergraphConv"}, {"layer_1/hyperedge_weights": (4, 3)}),
         ({"static_hyperedge_strategy": "all"}, {"layer_1/hyperedge_weights": (4, 1), "incidence": (3, 1)}),

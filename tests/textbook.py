@@ -109,7 +109,8 @@ def couple(parameters: Parameters, config: ModelConfig, x: list[Tensor]) -> list
 
     A new row of the table of couplers needs its slow form here; until then the contract tests fail with this KeyError.
     """
-    return COUPLE[config.coupler.coupler_type, config.coupler.hgnn_conv_type](parameters, config, x)
+    row = config.coupler
+    return COUPLE[row.coupler_type, row.hgnn_conv_type, row.hgnn_content_gates](parameters, config, x)
 
 
 def couple_mean(parameters: Parameters, config: ModelConfig, x: list[Tensor]) -> list[Tensor]:
@@ -157,6 +158,27 @@ def couple_hgnn(parameters: Parameters, config: ModelConfig, x: list[Tensor]) ->
     return x
 
 
+def couple_content_gated(parameters: Parameters, config: ModelConfig, x: list[Tensor]) -> list[Tensor]:
+    """The same with w_m · 2σ(mean_{j∈m} a·x_j + c) for w_m, a number a token."""
+    edges = hyperedges(config)
+    weights = hyperedge_weights(parameters, len(edges), x[0])
+    for number in range(config.gnn_layers):
+        p = part(parameters, f"layers.{number}.")
+        totals, degrees = list(x), [torch.ones_like(x_ND[:, 0]) for x_ND in x]
+        for weight, members in zip(weights, edges, strict=True):
+            scores_N = [x[j] @ p["content_gate_weight"] for j in members]
+            weight_N = (
+                weight * 2 * torch.sigmoid(sum(scores_N[1:], scores_N[0]) / len(members) + p["content_gate_bias"])
+            )
+            mean_ND = sum((x[j] for j in members), torch.zeros_like(x[0])) / len(members)
+            for i in members:
+                totals[i] = totals[i] + weight_N[:, None] * mean_ND
+                degrees[i] = degrees[i] + weight_N
+        mixed = [total_ND / degree_N[:, None] for total_ND, degree_N in zip(totals, degrees, strict=True)]
+        x = [x[i] + gelu(mixed[i] @ p["theta_weight"].T + p["theta_bias"]) for i in range(len(x))]
+    return x
+
+
 def couple_hypergraph_conv(parameters: Parameters, config: ModelConfig, x: list[Tensor]) -> list[Tensor]:
     """`torch_geometric.nn.HypergraphConv`, run token by token."""
     edges, width = hyperedges(config), x[0].shape[1]
@@ -172,6 +194,21 @@ def couple_hypergraph_conv(parameters: Parameters, config: ModelConfig, x: list[
             x_ED = torch.func.functional_call(convolution, values, (x_ED, index, weights_M))
         tokens.append(x_ED)
     return list(torch.stack(tokens, dim=1))
+
+
+def couple_sinkhorn(parameters: Parameters, config: ModelConfig, x: list[Tensor]) -> list[Tensor]:
+    """x_i ← x_i + GELU(Σ_j S_ij x_j · Θ + b); S: exp Λ with columns, then rows divided by their sums, 20 times."""
+    experts = range(len(x))
+    for number in range(config.gnn_layers):
+        p = part(parameters, f"layers.{number}.")
+        rows = [torch.exp(row_E) for row_E in parameters["mixing_logits"][number]]
+        for _ in range(20):
+            columns_E = sum(rows[1:], rows[0])
+            rows = [row_E / columns_E for row_E in rows]
+            rows = [row_E / row_E.sum() for row_E in rows]
+        mixed = [sum((rows[i][j] * x[j] for j in experts), torch.zeros_like(x[i])) for i in experts]
+        x = [x[i] + gelu(mixed[i] @ p["theta_weight"].T + p["theta_bias"]) for i in experts]
+    return x
 
 
 def couple_attention(parameters: Parameters, config: ModelConfig, x: list[Tensor]) -> list[Tensor]:
@@ -193,13 +230,16 @@ def couple_attention(parameters: Parameters, config: ModelConfig, x: list[Tensor
     return x
 
 
-COUPLE: dict[tuple[str, str | None], Callable[[Parameters, ModelConfig, list[Tensor]], list[Tensor]]] = {
-    ("GNN", None): couple_gnn,
-    ("HGNN", "hgnn"): couple_hgnn,
-    ("HGNN", "HypergraphConv"): couple_hypergraph_conv,
-    ("attention", None): couple_attention,
-    ("mean", None): couple_mean,
+COUPLE: dict[tuple[str, str | None, bool], Callable[[Parameters, ModelConfig, list[Tensor]], list[Tensor]]] = {
+    ("GNN", None, False): couple_gnn,
+    ("HGNN", "hgnn", False): couple_hgnn,
+    ("HGNN", "hgnn", True): couple_content_gated,
+    ("HGNN", "HypergraphConv", False): couple_hypergraph_conv,
+    ("sinkhorn", None, False): couple_sinkhorn,
+    ("attention", None, False): couple_attention,
+    ("mean", None, False): couple_mean,
 }
+"""By coupler, form and whether its hyperedges have gates."""
 
 
 def hyperedge_weights(parameters: Parameters, count: int, like: Tensor) -> list[Tensor]:

@@ -166,7 +166,9 @@ def _print_table(model: ModelConfig, values: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{model.coupler_type}, {model.num_experts} experts, D {model.embed_dim}")
+    from gnn_moe.model.size import describe_model
+
+    table = Table(title=describe_model(model))
     table.add_column("what")
     table.add_column("number", justify="right")
     for name, value in values.items():

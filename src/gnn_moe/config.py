@@ -22,11 +22,19 @@ from gnn_moe.coupler_types import (
     coupler_type_names,
     find_coupler,
     hgnn_conv_type_names,
+    takes_content_gates,
 )
 from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.hyperedges import STRATEGIES, Hyperedges, check_hyperedges, freeze_hyperedges, read_hyperedges
 
 C = TypeVar("C")
+
+COUPLED, DENSE, TOP_K = ARCHITECTURES = ("coupled", "dense", "top_k")
+ARCHITECTURE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    DENSE: ("match",),
+    TOP_K: ("router_top_k", "load_balancing_weight", "router_z_weight"),
+}
+"""The settings that only one architecture reads. All others describe the coupled model that a control is matched to."""
 
 LONGEST_RUN_NAME = 200
 """Bytes; file systems take 255, and a few are ours."""
@@ -48,14 +56,27 @@ class ModelConfig:
 
     vocab_size: Annotated[int, tyro.conf.Suppress] = 50257
     """Tokens in the vocabulary; a run takes it from its tokenizer."""
+    architecture: str = "coupled"
+    """coupled, or a control matched to the coupled model that the other flags describe: dense (one transformer) or
+    top_k (a sparse mixture of experts)."""
+    match: Literal["parameters", "flops"] = "parameters"
+    """What dense has as much of as the coupled model, within 1 %: parameters, or FLOPs of training. (top_k: FLOPs.)"""
+    router_top_k: int = 2
+    """Experts that top_k sends a token to."""
+    load_balancing_weight: float = 0.01
+    """Weight of top_k's load-balancing loss beside the cross-entropy."""
+    router_z_weight: float = 0.001
+    """Weight of top_k's router z-loss beside the cross-entropy."""
     coupler_type: str = "GNN"
-    """How the experts of a layer exchange what they found: GNN, HGNN, attention or mean (no exchange)."""
+    """How the experts of a layer exchange what they found: GNN, HGNN, sinkhorn, attention or mean (no exchange)."""
     static_hyperedge_strategy: str = "all_pairs"
     """Which experts share a hyperedge (HGNN): all_pairs, all_triplets, all or custom."""
     hgnn_learnable_edge_weights: bool = True
     """Learn one weight a hyperedge; otherwise every weight is 1."""
     hgnn_conv_type: str = "hgnn"
     """Form of the HGNN layer: hgnn, or HypergraphConv (the original's form, to load and compare old models)."""
+    hgnn_content_gates: bool = False
+    """Scale each hyperedge's weight, for every token, by what its members found (HGNN, form hgnn)."""
     hyperedges: Annotated[Hyperedges | None, _HYPEREDGES_FILE] = None
     """JSON file with a list of lists of experts, counted from 0, for the strategy custom."""
     num_experts: int = 4
@@ -81,12 +102,16 @@ class ModelConfig:
             check_size(self, "num_heads")
         if not (is_number(self.dropout_rate) and 0 <= self.dropout_rate < 1):
             raise BadInput(f"--dropout_rate {self.dropout_rate!r} must be at least 0 and below 1")
+        if self.architecture not in ARCHITECTURES:
+            raise unknown_name("--architecture", self.architecture, ARCHITECTURES)
         if self.coupler_type not in coupler_type_names():
             raise unknown_name("--coupler_type", self.coupler_type, coupler_type_names())
         if self.hgnn_conv_type not in hgnn_conv_type_names():
             raise unknown_name("--hgnn_conv_type", self.hgnn_conv_type, hgnn_conv_type_names())
         if self.static_hyperedge_strategy not in STRATEGIES:
             raise unknown_name("--static_hyperedge_strategy", self.static_hyperedge_strategy, STRATEGIES)
+        self._check_architecture()
+        self._check_content_gates()
         self._check_heads()
         self._check_hyperedges()
 
@@ -100,7 +125,38 @@ class ModelConfig:
     @property
     def coupler(self) -> CouplerType:
         """The coupler's row in the table of couplers."""
-        return find_coupler(self.coupler_type, self.hgnn_conv_type)
+        return find_coupler(self.coupler_type, self.hgnn_conv_type, self.hgnn_content_gates)
+
+    @property
+    def matched(self) -> ModelConfig:
+        """The coupled model that a control is matched to; the model itself where it is coupled."""
+        own = {name: _default(self, name) for names in ARCHITECTURE_FIELDS.values() for name in names}
+        return dataclasses.replace(self, architecture=COUPLED, **own)
+
+    def _check_architecture(self) -> None:
+        check_size(self, "router_top_k")
+        for name in ("load_balancing_weight", "router_z_weight"):
+            check_rate(self, name, zero=True)
+        for architecture, names in ARCHITECTURE_FIELDS.items():
+            for name in names:
+                if architecture != self.architecture and getattr(self, name) != _default(self, name):
+                    raise BadInput(
+                        f"--{name} {getattr(self, name)} is for --architecture {architecture}, "
+                        f"not {self.architecture}: drop one of them"
+                    )
+        if self.architecture == TOP_K and self.router_top_k > self.num_experts:
+            raise BadInput(
+                f"--router_top_k {self.router_top_k} is more than --num_experts {self.num_experts}: "
+                f"use at most {self.num_experts}"
+            )
+
+    def _check_content_gates(self) -> None:
+        if self.hgnn_content_gates and not takes_content_gates(self.coupler_type, self.hgnn_conv_type):
+            found = find_coupler(self.coupler_type, self.hgnn_conv_type)
+            raise BadInput(
+                "--hgnn_content_gates is for --coupler_type HGNN with --hgnn_conv_type hgnn, "
+                f"not {found.hgnn_conv_type or found.coupler_type}: drop one of them"
+            )
 
     def _check_heads(self) -> None:
         if self.embed_dim % self.heads:

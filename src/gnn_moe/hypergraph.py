@@ -59,6 +59,23 @@ def hgnn_propagation(incidence_EM: Tensor, weight_M: Tensor) -> Tensor:
     return (identity_EE + exchange_EE) / degree_E[:, None]
 
 
+def hgnn_pairs(incidence_EM: Tensor) -> Tensor:
+    """H_im H_jm / |m|: what a hyperedge of weight 1 adds to H W D_e⁻¹ Hᵀ, (M, E, E)."""
+    mean_EM = incidence_EM / incidence_EM.sum(dim=0)
+    return incidence_EM.T[:, :, None] * mean_EM.T[:, None, :]
+
+
+def hgnn_token_propagation(pairs_MEE: Tensor, weight_NM: Tensor) -> Tensor:
+    """P = D_v⁻¹ (I + H W D_e⁻¹ Hᵀ) of N tokens, each with hyperedge weights of its own: (N, E, E), rows sum to 1.
+
+    One product N×M by M×E². The rows of H W D_e⁻¹ Hᵀ sum to H w, so D_v = diag(1 + H w) is read off the sum.
+    """
+    experts = pairs_MEE.shape[1]
+    exchange_NEE = (weight_NM @ pairs_MEE.flatten(1)).view(-1, experts, experts)
+    total_NEE = exchange_NEE + exchange_NEE.new_ones(experts).diag()
+    return total_NEE / total_NEE.sum(dim=-1, keepdim=True)
+
+
 def hypergraph_conv_propagation(incidence_EM: Tensor, weight_M: Tensor) -> Tensor:
     """D(w)⁻¹ H B⁻¹ Hᵀ (E, E), as `torch_geometric.nn.HypergraphConv` computes it: W stands in the degree only.
 

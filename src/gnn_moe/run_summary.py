@@ -64,6 +64,11 @@ class Summary:
     """What changing later tokens and other rows changed in a state, over the largest state."""
     error_class: str | None = None
     error_message: str | None = None
+    width: int | None = None
+    """Of the model: `embed_dim`, or what a dense control's was solved for; like the next two, None in old summaries."""
+    feed_forward_width: int | None = None
+    """Hidden width of an FFN."""
+    training_flops_per_token: int | None = None
 
 
 def summarise_run(
@@ -80,6 +85,7 @@ def summarise_run(
     """The summary of a run that got as far as `progress` and was ended by `error`, or by its last step."""
     best, last = progress.best_evaluation, progress.last_evaluation
     status, error_class = _classify(error)
+    size = model_size(model)
     return Summary(
         status=status,
         run_name=run_name,
@@ -94,7 +100,7 @@ def summarise_run(
         steps=progress.step,
         total_steps=total_steps,
         tokens=progress.tokens,
-        total_parameters=model_size(model).total_parameters,
+        total_parameters=size.total_parameters,
         train_minutes=progress.train_seconds / 60,
         eval_minutes=progress.eval_seconds / 60,
         tokens_per_second=progress.tokens_per_second,
@@ -106,6 +112,9 @@ def summarise_run(
         largest_leak=causality.largest_change if causality else None,
         error_class=error_class,
         error_message=None if error is None else _describe(error),
+        width=size.width,
+        feed_forward_width=size.feed_forward_width,
+        training_flops_per_token=size.training_flops_per_token,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from gnn_moe.config import RunConfig, Sampling
+from gnn_moe.config import COUPLED, RunConfig, Sampling
 from gnn_moe.data.batches import longest_batch
 from gnn_moe.data.corpus import Corpus, load_corpus
 from gnn_moe.errors import BadInput
@@ -27,7 +27,7 @@ from gnn_moe.model.folders import BEST
 from gnn_moe.model.generation import generate
 from gnn_moe.model.language_model import LanguageModel, build_model
 from gnn_moe.model.memory import largest_micro_batch, peak_memory, workload_of
-from gnn_moe.model.size import model_size
+from gnn_moe.model.size import describe_model, model_size
 from gnn_moe.model.storage import load_model
 from gnn_moe.run_folder import RunFolder, check_free, check_unchanged, write_config
 from gnn_moe.run_summary import COMPLETED, Summary, explain, read_summary, summarise_run, summary_lines
@@ -72,6 +72,7 @@ def run_training(
     with accelerator_for(training.device, training.precision) as accelerator, stop_on_signals() as stop:
         corpus = load_corpus(config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=corpus.vocab_size))
+        model_size(config.model)  # a control that cannot be matched is refused before anything is written
         config = _with_micro_batch_that_fits(config, corpus, accelerator)
         if config.output.overwrite and folder.path.exists():
             folder.discard()
@@ -104,13 +105,18 @@ def _completed(folder: RunFolder, config: RunConfig) -> Summary | None:
 
 
 def with_run_name(config: RunConfig) -> RunConfig:
-    """The config with a run name, made up from coupler, sizes, time and two random letters where none was given."""
+    """The config with a run name, made up from model, sizes, time and two random letters where none was given."""
     if config.output.run_name is not None:
         return config
     model = config.model
     letters = "".join(random.SystemRandom().choices("abcdefghijkmnpqrstuvwxyz", k=2))
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{model.coupler_type.lower()}-e{model.num_experts}-d{model.embed_dim}-l{model.num_layers}-{stamp}-{letters}"
+    kind = (
+        model.coupler_type.lower()
+        if model.architecture == COUPLED
+        else f"{model.architecture}-{model.coupler_type.lower()}"
+    )
+    name = f"{kind}-e{model.num_experts}-d{model.embed_dim}-l{model.num_layers}-{stamp}-{letters}"
     return dataclasses.replace(config, output=dataclasses.replace(config.output, run_name=name))
 
 
@@ -242,18 +248,19 @@ class _Run:
         return summary
 
     def _trainer(self, progress: Progress) -> Trainer:
-        hyperedges = build_hyperedges(self.config.model)
+        model = self.config.model
+        hyperedges = build_hyperedges(model) if model.architecture == COUPLED else ()
         workload = workload_of(
-            self.config.model,
+            model,
             self.config.training,
             rows=self.config.training.rows_at_once,
             **_circumstances(self.config, self.corpus, self.accelerator),
         )
-        incidence = np.array(incidence_matrix(hyperedges, self.config.model.num_experts), np.float32)
+        incidence = np.array(incidence_matrix(hyperedges, model.num_experts), np.float32)
         return Trainer(
             config=self.config,
             corpus=self.corpus,
-            model=build_model(self.config.model, seed=self.config.training.seed),
+            model=build_model(model, seed=self.config.training.seed),
             accelerator=self.accelerator,
             run_folder=self.folder.path,
             metrics=Metrics(self.folder.metrics),
@@ -326,10 +333,7 @@ class _Run:
             f"data      {self.corpus.dataset}: {len(train):,} training and {len(valid):,} evaluation samples, "
             f"{train.predicted_tokens:,} and {valid.predicted_tokens:,} predicted tokens"
         )
-        print(
-            f"model     {model.coupler_type}, {model.num_experts} experts, D {model.embed_dim}, {model.num_layers} "
-            f"layers, {model.gnn_layers} coupler layers: {size.total_parameters / 1e6:.1f}M parameters"
-        )
+        print(f"model     {describe_model(model)}: {size.total_parameters / 1e6:.1f}M parameters")
         start = f", from step {trainer.progress.step}" if trainer.progress.step else ""
         at_once = f", {training.rows_at_once} at once," if training.rows_at_once < training.batch_size else ""
         print(

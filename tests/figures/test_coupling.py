@@ -47,6 +47,26 @@ def test_adjacency_record_keeps_direction(tmp_path: Path) -> None:
     assert trace.value_SK.sum() == pytest.approx(1.4)
 
 
+def test_mixing_record_keeps_what_an_expert_takes_from_itself(tmp_path: Path) -> None:
+    path = tmp_path / "coupling.npz"
+    save(path, **{"steps": np.array([0]), "layer_0/mixing": np.array([[[[0.9, 0.1], [0.1, 0.9]]]])})
+    (layer,) = coupling_data(path).adjacencies
+    assert layer.kind.title == "Mix S"
+    (trace,) = coupling_data(path).traces
+    assert trace.labels == ("0→0", "1→0", "0→1", "1→1")
+    assert trace.value_SK.tolist() == [[0.9, 0.1, 0.1, 0.9]]
+
+
+def test_loads_are_a_trace_a_layer(tmp_path: Path) -> None:
+    path = tmp_path / "coupling.npz"
+    save(path, **{"steps": np.array([0, 5]), "layer_0/expert_load": np.array([[0.5, 0.2, 0.3], [0.4, 0.3, 0.3]])})
+    data = coupling_data(path)
+    (trace,) = data.traces
+    assert (trace.title, trace.labels) == ("Layer 0", ("0", "1", "2"))
+    assert trace.value_SK.tolist() == [[0.5, 0.2, 0.3], [0.4, 0.3, 0.3]]
+    assert (data.hypergraphs, data.adjacencies) == ((), ())
+
+
 def test_record_without_weights_has_no_traces(tmp_path: Path) -> None:
     path = tmp_path / "coupling.npz"
     np.savez(path, steps=[0, 5])
@@ -90,6 +110,7 @@ def test_most_moved_counts_from_first_to_last_finite_value() -> None:
         ({"steps": np.zeros(1), "layer_0/hyperedge_weights": np.ones((1, 3))}, "incidence"),
         ({"steps": np.zeros(2), "layer_0/adjacency": np.ones((1, 1, 2, 2))}, "1 steps instead of 2"),
         ({"steps": np.zeros(1), "layer_0/adjacency": np.ones((1, 2, 3))}, r"shape \(1, 2, 3\)"),
+        ({"steps": np.zeros(1), "layer_0/expert_load": np.ones((1, 2, 3))}, r"loads of shape \(1, 2, 3\)"),
         (
             {"steps": np.zeros(1), "incidence": np.ones((2, 2)), "layer_0/hyperedge_weights": np.ones((1, 3))},
             r"weights \(1, 3\) for an incidence of \(2, 2\)",

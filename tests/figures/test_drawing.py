@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gnn_moe.figures import draw_coupling_evolution, draw_coupling_matrix, write_figures
-from gnn_moe.figures.coupling import AdjacencyLayer, CouplingData, HypergraphLayer
+from gnn_moe.figures.coupling import MATRIX_KINDS, AdjacencyLayer, CouplingData, HypergraphLayer, LoadLayer
 from gnn_moe.figures.evolution import LEAST_SPAN, evolution_figure, spread
 from gnn_moe.figures.heat_maps import adjacency_maps, decimals, heat_map_figure, hyperedge_maps, shared_weight_maps
 from gnn_moe.figures.style import Floats
@@ -37,6 +38,11 @@ def graph(experts: int, *, steps: int = 4, layers: int = 2, coupler_layers: int 
     return CouplingData(step_S=np.arange(steps) * 50, adjacencies=tuple(graphs))
 
 
+def loads(experts: int) -> CouplingData:
+    load_SE = np.random.default_rng(0).dirichlet(np.ones(experts), size=4)
+    return CouplingData(step_S=np.arange(4) * 50, loads=(LoadLayer(layer=0, load_SE=load_SE),))
+
+
 def texts(figure: Figure, panel: int = 0) -> list[str]:
     return [text.get_text() for text in figure.get_axes()[panel].texts]
 
@@ -56,6 +62,7 @@ CASES = {
     "twelve layers": (hypergraph(3, 2, layers=12), 3),
     "graph of two": (graph(2), 2),
     "graph of four": (graph(4, layers=5, coupler_layers=3), 2),
+    "loads of four": (loads(4), 1),
     "graph of twenty, one step": (graph(20, steps=1, layers=1), 2),
 }
 
@@ -164,6 +171,13 @@ def test_adjacency_map_is_the_last_step_without_its_diagonal() -> None:
     expected = data.adjacencies[0].adjacency_SGEE[-1, 0].copy()
     np.fill_diagonal(expected, np.nan)
     np.testing.assert_array_equal(entry.value, expected)
+
+
+def test_mixing_map_has_its_diagonal() -> None:
+    (plain,) = graph(3, layers=1, coupler_layers=1).adjacencies
+    mixed = dataclasses.replace(plain, kind=MATRIX_KINDS["mixing"])
+    (entry,) = adjacency_maps(CouplingData(step_S=np.arange(4), adjacencies=(mixed,)))
+    np.testing.assert_array_equal(entry.value, plain.adjacency_SGEE[-1, 0])
 
 
 def test_cells_show_their_number_while_there_is_room() -> None:

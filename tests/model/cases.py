@@ -45,16 +45,17 @@ def config_of(row: CouplerType, experts: int, strategy: str = "all_pairs", **cha
         "static_hyperedge_strategy": strategy,
     }
     if row.uses_hypergraph:
-        sizes["hgnn_conv_type"] = row.hgnn_conv_type
+        sizes["hgnn_conv_type"], sizes["hgnn_content_gates"] = row.hgnn_conv_type, row.hgnn_content_gates
         sizes["hyperedges"] = custom_hyperedges(experts) if strategy == "custom" else None
     return ModelConfig(**{**sizes, **changes})
 
 
 def name_of(config: ModelConfig) -> str:
-    words = [config.coupler_type]
+    words = {"coupled": [], "dense": ["dense", config.match], "top_k": ["top_k"]}[config.architecture]
+    words += [config.coupler_type]
     if config.coupler.uses_hypergraph:
         words += [config.hgnn_conv_type, config.static_hyperedge_strategy]
-        words += [] if config.hgnn_learnable_edge_weights else ["fixed"]
+        words += ["gates"] * config.hgnn_content_gates + ["fixed"] * (not config.hgnn_learnable_edge_weights)
     return "-".join([*words, f"E{config.num_experts}"])
 
 
@@ -78,6 +79,17 @@ def each(configs: Iterable[ModelConfig]) -> pytest.MarkDecorator:
 def one_of_each(experts: int = 3, **changes: Any) -> list[ModelConfig]:
     """One config a row of the table."""
     return [config_of(row, experts, **changes) for row in coupler_types.COUPLERS]
+
+
+def controls(experts: int = 3, **changes: Any) -> list[ModelConfig]:
+    """The architectures that are not coupled, each matched to the same coupled model."""
+    row = coupler_types.COUPLERS[0]
+    kinds: list[dict[str, Any]] = [
+        {"architecture": "dense"},
+        {"architecture": "dense", "match": "flops"},
+        {"architecture": "top_k", "router_top_k": min(2, experts)},
+    ]
+    return [config_of(row, experts, **{**changes, **kind}) for kind in kinds]
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
@@ -126,10 +138,12 @@ def relabelled(config: ModelConfig, tensors: Mapping[str, Tensor], order: list[i
     """The same model when expert `order[k]` is called k: its config and its parameters."""
     changed = {}
     for name, values in tensors.items():
-        if "experts." in name:
+        if "experts." in name or name.endswith("router_weight"):
             changed[name] = values[order]
         elif name.endswith("adjacency_logits"):
             changed[name] = values[order][:, order]
+        elif name.endswith("mixing_logits"):
+            changed[name] = values[:, order][:, :, order]
         else:
             changed[name] = values
     if not config.coupler.uses_hypergraph:
@@ -138,14 +152,19 @@ def relabelled(config: ModelConfig, tensors: Mapping[str, Tensor], order: list[i
     return dataclasses.replace(config, static_hyperedge_strategy="custom", hyperedges=edges), changed
 
 
-def assert_causal(logits_of: Callable[[Tensor], Tensor], ids_BT: Tensor, vocabulary: int) -> None:
-    """Changing one token changes no logit before it and none of another row, to the bit; it does change its own."""
+def assert_causal(
+    logits_of: Callable[[Tensor], Tensor], ids_BT: Tensor, vocabulary: int, tolerance: float = 0.0
+) -> None:
+    """Changing one token changes no logit before it and none of another row, to the bit; it does change its own.
+
+    With a tolerance, a change of no more than it is none.
+    """
     before_BTV = logits_of(ids_BT)
     rows, positions = ids_BT.shape
     for row, position in [(0, 0), (rows - 1, 0), (0, positions // 2), (0, positions - 1), (rows - 1, positions - 1)]:
         changed_BT = ids_BT.clone()
         changed_BT[row, position] = (ids_BT[row, position] + vocabulary // 2) % vocabulary
-        moved_BT = (logits_of(changed_BT) != before_BTV).any(dim=-1)
+        moved_BT = ((logits_of(changed_BT) - before_BTV).abs() > tolerance).any(dim=-1)
         assert moved_BT[row, position:].all(), f"token {position} of row {row} does not reach its own logits"
         moved_BT[row, position:] = False
         assert not moved_BT.any(), f"token {position} of row {row} leaks to {moved_BT.nonzero().tolist()}"

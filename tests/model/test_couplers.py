@@ -151,7 +151,7 @@ def test_a_new_row_of_the_table_is_under_contract(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(coupler_types, "COUPLERS", (*COUPLERS, extra_row()))
     added = [config for config in every_config() if config.coupler_type not in before]
     assert [config.num_experts for config in added] == list(range(1, 9))
-    assert coupler_type_names() == ["GNN", "HGNN", "attention", "mean", "leaky"]
+    assert coupler_type_names() == ["GNN", "HGNN", "sinkhorn", "attention", "mean", "leaky"]
     coupler = build_coupler(added[1])
     assert type(coupler).__name__ == "LeakyCoupler"
     with pytest.raises(KeyError, match="leaky"):
@@ -159,7 +159,7 @@ def test_a_new_row_of_the_table_is_under_contract(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_table_holds_what_the_design_names() -> None:
-    rows = [(row.coupler_type, row.hgnn_conv_type) for row in COUPLERS]
+    rows = [(row.coupler_type, row.hgnn_conv_type, row.hgnn_content_gates) for row in COUPLERS]
     assert len(set(rows)) == len(rows)
     assert set(rows) == set(textbook.COUPLE)
     assert find_coupler("HGNN", "HypergraphConv") is not find_coupler("HGNN", "hgnn")

@@ -11,7 +11,7 @@ from torch import Tensor
 from gnn_moe.config import ModelConfig
 from gnn_moe.coupler_types import find_coupler
 from gnn_moe.model.language_model import LanguageModel, build_model
-from tests.model.cases import config_of, each, every_config, random_model
+from tests.model.cases import config_of, controls, each, every_config, random_model
 
 IDS = torch.tensor([[1, 2, 3, 4, 2], [5, 1, 1, 6, 3]])
 TARGETS = torch.tensor([[2, 3, 4, 2, 9], [1, 1, 6, 3, 8]])
@@ -24,8 +24,9 @@ ZERO_WITH_ONE_EXPERT = {
         "gate_bias",
         "neighbour_weight",
     },
+    "sinkhorn": {"mixing_logits"},  # a doubly stochastic number is 1
     "attention": {"query_weight", "key_weight"},  # a softmax over one expert is 1
-    "HGNN": {"hyperedge_logits"},  # P = (1 + w) / (1 + w) = 1
+    "HGNN": {"hyperedge_logits", "content_gate_weight", "content_gate_bias"},  # P = (1 + w) / (1 + w) = 1
 }
 """By coupler, the parameters that do not matter with one expert. (HypergraphConv's weight does: it divides x.)"""
 
@@ -38,13 +39,17 @@ def zeros_of(name: str, config: ModelConfig, gradient: Tensor) -> Tensor:
     if kind == "position_embedding":  # positions not in the batch
         zero[IDS.shape[1] :] = True
     if kind == "qkv_bias":  # key biases add the same to all scores of a query
-        zero[:, config.embed_dim : 2 * config.embed_dim] = True
+        zero.view(*zero.shape[:-1], 3, -1)[..., 1, :] = True
     if kind == "adjacency_logits":  # nobody sends to itself
         zero.fill_diagonal_(True)
     if ".experts." in name and config.hgnn_conv_type == "HypergraphConv" and config.hyperedges is not None:
         # Without a residual, the result of an expert that no hyperedge holds is lost.
         zero[[not any(e in members for members in config.hyperedges) for e in range(config.num_experts)]] = True
-    if config.num_experts == 1 and kind in ZERO_WITH_ONE_EXPERT.get(config.coupler_type, ()):
+    if (
+        config.architecture == "coupled"
+        and config.num_experts == 1
+        and kind in ZERO_WITH_ONE_EXPERT.get(config.coupler_type, ())
+    ):
         zero.fill_(True)
     if kind in ("hyperedge_logits", "raw_hyperedge_weights") and config.static_hyperedge_strategy == "custom":
         zero |= lonely_hyperedges(kind, config)
@@ -80,20 +85,20 @@ def parts(name: str, gradient: Tensor, zero: Tensor) -> Iterator[tuple[Tensor, T
 
     (A unit whose GELU has closed may rest, so a row of any other matrix may be zero.)
     """
-    if any(kind in name for kind in ("adjacency", "hyperedge")):
+    if any(kind in name for kind in ("adjacency", "hyperedge", "mixing")):
         gradient, zero = gradient.flatten(), zero.flatten()
     elif "embedding" not in name and ".experts." not in name:
         gradient, zero = gradient[None], zero[None]
     yield from zip(gradient, zero, strict=True)
 
 
-@each(every_config(dropout_rate=0.0))
+@each([*every_config(dropout_rate=0.0), *controls(dropout_rate=0.0)])
 def test_every_parameter_learns(config: ModelConfig) -> None:
     check_gradients(build_model(config))
     check_gradients(random_model(config))
 
 
-@each(every_config([1, 3], dropout_rate=0.1))
+@each([*every_config([1, 3], dropout_rate=0.1), *controls(dropout_rate=0.1)])
 def test_every_parameter_learns_with_dropout(config: ModelConfig) -> None:
     torch.manual_seed(0)
     check_gradients(random_model(config))

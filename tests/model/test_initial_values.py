@@ -12,7 +12,9 @@ from gnn_moe.config import ModelConfig
 from gnn_moe.coupler_types import find_coupler
 from gnn_moe.model.couplers import HypergraphCoupler
 from gnn_moe.model.language_model import build_model
-from tests.model.cases import config_of, each, one_of_each
+from gnn_moe.model.sinkhorn import SinkhornCoupler
+from gnn_moe.model.size import model_size
+from tests.model.cases import config_of, controls, each, one_of_each, random_ids
 
 D = 64
 NORMAL_002 = {
@@ -31,6 +33,7 @@ NORMAL_002 = {
     "query_weight",
     "key_weight",
     "value_weight",
+    "router_weight",
 }
 NORMAL_1 = {"adjacency_logits", "raw_hyperedge_weights"}
 UNIFORM = {"qkv_weight": math.sqrt(6 / (D + 3 * D)), "convolution_weight": math.sqrt(6 / (D + D))}
@@ -53,7 +56,7 @@ def pooled(model: nn.Module) -> dict[str, Tensor]:
     return {kind: torch.cat(values) for kind, values in kinds.items()}
 
 
-@each(one_of_each(8, embed_dim=D, vocab_size=101))
+@each([*one_of_each(8, embed_dim=D, vocab_size=101), *controls(8, embed_dim=D, vocab_size=101)])
 def test_statistics(config: ModelConfig) -> None:
     for kind, values in pooled(build_model(config)).items():
         if kind in NORMAL_002:
@@ -61,9 +64,14 @@ def test_statistics(config: ModelConfig) -> None:
         elif kind in NORMAL_1:
             check_statistics(values, 1.0, normal=True)
         elif kind in UNIFORM:
-            bound = UNIFORM[kind]
+            bound = UNIFORM[kind] * math.sqrt(D / model_size(config).width)
             assert 0.98 * bound < values.abs().max().item() <= bound
             check_statistics(values, bound / math.sqrt(3), normal=False)
+        elif kind == "content_gate_weight":
+            assert not values.any()
+        elif kind == "mixing_logits":
+            expected = math.log(9) * torch.eye(8).repeat(4, 1, 1)
+            torch.testing.assert_close(values.view(4, 8, 8), expected)
         elif kind == "hyperedge_logits":
             torch.testing.assert_close(nn.functional.softplus(values), torch.ones_like(values))
         else:
@@ -120,7 +128,7 @@ def test_models_with_other_couplers_start_alike(config: ModelConfig) -> None:
 @each(one_of_each(3))
 def test_another_seed_starts_elsewhere(config: ModelConfig) -> None:
     assert all(shared(config, config).values())
-    constant = ("_gain", "_bias", "hyperedge_logits")
+    constant = ("_gain", "_bias", "hyperedge_logits", "mixing_logits", "content_gate_weight")
     moved = {name: same for name, same in shared(config, config, seeds=(42, 43)).items() if not name.endswith(constant)}
     assert moved
     assert not any(moved.values())
@@ -130,6 +138,19 @@ def test_building_does_not_touch_the_generator_of_torch() -> None:
     state = torch.get_rng_state()
     build_model(one_of_each(3)[0])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("experts", [2, 3, 8])
+def test_sinkhorn_starts_as_a_hypergraph_of_all_pairs(experts: int) -> None:
+    sinkhorn, hypergraph = (
+        build_model(config_of(find_coupler(name, "hgnn"), experts)).eval() for name in ("sinkhorn", "HGNN")
+    )
+    mixed, propagated = (model.layers[1].get_submodule("coupler") for model in (sinkhorn, hypergraph))
+    assert isinstance(mixed, SinkhornCoupler)
+    assert isinstance(propagated, HypergraphCoupler)
+    torch.testing.assert_close(mixed.mixing(), propagated.propagation().expand(2, experts, experts))
+    ids_BT = random_ids(sinkhorn.config)
+    torch.testing.assert_close(sinkhorn(ids_BT).logits, hypergraph(ids_BT).logits)
 
 
 @pytest.mark.parametrize("strategy", ["all_pairs", "all_triplets", "all", "custom"])

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from gnn_moe.config import ModelConfig
+from gnn_moe.coupler_types import find_coupler
 from gnn_moe.model.language_model import LanguageModel, build_model
 from gnn_moe.model.loss import head_loss
 from gnn_moe.model.memory import Workload, kept_bytes, peak_memory
+from gnn_moe.model.router import router_losses
 from gnn_moe.model.size import model_size
-from tests.model.cases import each, one_of_each, random_ids
+from tests.model.cases import config_of, controls, each, one_of_each, random_ids
 
 B, T = 24, 32
 NUMBERS = {torch.bfloat16: 2, torch.float32: 4}
@@ -26,8 +28,16 @@ CONFIGS = [
     dataclasses.replace(config, embed_dim=64, num_heads=4, max_seq_length=T, vocab_size=97, dropout_rate=rate)
     for experts in (1, 3)
     for rate in (0.0, 0.1)
-    for config in one_of_each(experts, static_hyperedge_strategy="all")
+    for config in [*one_of_each(experts, static_hyperedge_strategy="all"), *controls(experts)]
 ]
+MANY_GATES = dataclasses.replace(
+    config_of(find_coupler("HGNN", "hgnn", True), 8, "all_triplets"),
+    embed_dim=16,
+    gnn_layers=4,
+    max_seq_length=T,
+    dropout_rate=0.0,
+)
+"""56 gates a token and coupler layer, beside 128 numbers of results."""
 
 
 class Kept:
@@ -49,8 +59,10 @@ class Kept:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            hidden_BTD = self.model.hidden_states(ids_BT, dtype)
+            hidden_BTD, routed_LNE = self.model.routed_states(ids_BT, dtype)
             one = torch.ones((), device=ids_BT.device)
+            if routed_LNE is not None:
+                router_losses(routed_LNE, ids_BT.flatten() >= 0, self.model.config.router_top_k)
             head_loss(hidden_BTD.flatten(0, 1), self.model.head_weight, self.model.head_bias, ids_BT.flatten(), one)
         return sum(tensor.untyped_storage().nbytes() for tensor in self.alive.values())
 
@@ -67,7 +79,7 @@ def workload(dtype: torch.dtype, config: ModelConfig, device_type: str = "cpu") 
 
 
 @pytest.mark.parametrize("dtype", NUMBERS, ids=str)
-@each(CONFIGS)
+@each([*CONFIGS, MANY_GATES])
 def test_what_is_kept_on_a_cpu_is_what_is_counted(config: ModelConfig, dtype: torch.dtype) -> None:
     kept = Kept(build_model(config)).bytes(random_ids(config, B, T), dtype)
     assert kept_bytes(config, workload(dtype, config)) == pytest.approx(kept, rel=0.02)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gnn_moe.config import ModelConfig, TrainingConfig
 from gnn_moe.model.language_model import build_model
 from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
-from tests.model.cases import each, one_of_each
+from tests.model.cases import controls, each, one_of_each
 
 STEPS, ROWS, POSITIONS, VOCABULARY = 100, 16, 12, 23
 TRAINING = TrainingConfig(learning_rate=3e-3)
@@ -54,7 +54,13 @@ def evaluation_loss_after_training(config: ModelConfig, *, bf16: bool) -> float:
 SIZES = {"vocab_size": VOCABULARY, "embed_dim": 32, "num_heads": 4, "max_seq_length": POSITIONS + 1}
 
 
-@each([*one_of_each(3, dropout_rate=0.0, **SIZES), one_of_each(3, dropout_rate=0.1, num_layers=1, **SIZES)[1]])
+@each(
+    [
+        *one_of_each(3, dropout_rate=0.0, **SIZES),
+        one_of_each(3, dropout_rate=0.1, num_layers=1, **SIZES)[1],
+        *controls(2, dropout_rate=0.0, **SIZES)[2:],
+    ]
+)
 def test_bf16_follows_float32(config: ModelConfig, one_thread: None) -> None:
     single = evaluation_loss_after_training(config, bf16=False)
     half = evaluation_loss_after_training(config, bf16=True)

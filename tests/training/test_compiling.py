@@ -24,9 +24,13 @@ from tests.small_runs import Setting, read_rows
 COUPLERS = {
     "GNN": {"coupler_type": "GNN"},
     "HGNN": {"coupler_type": "HGNN"},
+    "content gates": {"coupler_type": "HGNN", "hgnn_content_gates": True},
     "HypergraphConv": {"coupler_type": "HGNN", "hgnn_conv_type": "HypergraphConv"},
+    "sinkhorn": {"coupler_type": "sinkhorn"},
     "attention": {"coupler_type": "attention"},
     "mean": {"coupler_type": "mean"},
+    "dense": {"architecture": "dense"},
+    "top_k": {"architecture": "top_k"},
 }
 WIDTH = 16
 # torch 2.13 looks at the gradient of the layer's input while it traces; where warnings are errors, hiding it fails.

@@ -65,3 +65,14 @@ def test_a_gradient_is_named_that_only_all_pieces_have(model: LanguageModel) -> 
     dict(model.named_parameters())["layers.1.readout.combine_bias"].register_hook(blow_up)  # type: ignore[no-untyped-call]
     assert find_non_finite(model, PIECES[:1], CPU).startswith("a place not found again")
     assert find_non_finite(model, PIECES, CPU) == "gradient of layers.1.readout.combine_bias"
+
+
+def test_a_router_is_named_by_its_part_or_by_its_losses() -> None:
+    sizes = {"vocab_size": 10, "embed_dim": 16, "num_heads": 2, "num_layers": 2, "num_experts": 2}
+    config = ModelConfig(architecture="top_k", **sizes, max_seq_length=4, dropout_rate=0.0)  # type: ignore[arg-type]
+    for size, found in ((1e38, "output of layers.1.feed_forward"), (1e25, "the losses of the routers")):
+        model = build_model(config)
+        with torch.no_grad():
+            router = model.get_parameter("layers.1.feed_forward.router_weight")
+            router.copy_(size * torch.sign(router))
+        assert find_non_finite(model, PIECES, CPU) == found

@@ -99,7 +99,7 @@ def test_the_error_of_a_gpu_halves_too(
     backward = Trainer._backward
     raised: list[Exception] = []
 
-    def full_once(trainer: Trainer, batch: LoadedBatch) -> Tensor:
+    def full_once(trainer: Trainer, batch: LoadedBatch) -> dict[str, Tensor]:
         if not raised:
             raised.append(error)
             raise error

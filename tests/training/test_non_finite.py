@@ -146,12 +146,12 @@ def test_the_optimiser_stands_still_from_the_first_bad_step_on(
         moments = {p: {k: v.clone() for k, v in state.items()} for p, state in moments.items()}
         backward = trainer._backward
 
-        def bad(batch: LoadedBatch) -> torch.Tensor:
-            loss = backward(batch)
+        def bad(batch: LoadedBatch) -> dict[str, torch.Tensor]:
+            losses = backward(batch)
             if what == "loss":
-                return loss * math.inf
+                return {"loss": losses["loss"] * math.inf}
             next(trainer.model.parameters()).grad.flatten()[0] = math.nan  # type: ignore[union-attr]
-            return loss
+            return losses
 
         monkeypatch.setattr(trainer, "_backward", bad)
         trainer._step(next(batches))

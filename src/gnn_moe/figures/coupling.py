@@ -1,9 +1,10 @@
-"""What a run recorded of its couplers: hyperedge weights or adjacencies, over the steps of its evaluations.
+"""What a run recorded of its couplers, or of its routers, over the steps of its evaluations.
 
 Letters: S recorded steps, E experts, M hyperedges, G coupler layers, K connections (hyperedges, or ordered pairs of
 experts). The record is `coupling.npz`: `steps` (S,); for HGNN `incidence` (E, M) and `layer_{l}/hyperedge_weights`
-(S, M); for GNN `layer_{l}/adjacency` (S, G, E, E), σ(Λ) with a zero diagonal. Couplers without weights have `steps`
-only.
+(S, M); for GNN `layer_{l}/adjacency` (S, G, E, E), σ(Λ) with a zero diagonal; for sinkhorn `layer_{l}/mixing`
+(S, G, E, E), S; for top_k `layer_{l}/expert_load` (S, E), the experts' shares of the tokens. Couplers without weights
+have `steps` only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gnn_moe.errors import BadInput
 from gnn_moe.figures.style import Floats, Integers
@@ -52,11 +54,42 @@ class HypergraphLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MatrixKind:
+    """What E×E matrices of the record are."""
+
+    title: str
+    has_self: bool
+    """Whether an expert also receives from itself, so that the diagonal says something."""
+
+
+MATRIX_KINDS: Mapping[str, MatrixKind] = {
+    "adjacency": MatrixKind(title="Adjacency σ(Λ)", has_self=False),
+    "mixing": MatrixKind(title="Mix S", has_self=True),
+}
+"""By their name in the record."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdjacencyLayer:
-    """The adjacencies of one layer of experts; row i of each receives from column j."""
+    """The adjacencies, or the mixes, of one layer of experts; row i of each receives from column j."""
 
     layer: int
     adjacency_SGEE: Floats
+    kind: MatrixKind = MATRIX_KINDS["adjacency"]
+
+    @property
+    def shown_EE(self) -> NDArray[np.bool_]:
+        """True where an entry says something."""
+        self_EE = np.eye(self.adjacency_SGEE.shape[-1], dtype=bool)
+        return ~self_EE | self.kind.has_self
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadLayer:
+    """The experts' shares of the tokens in one layer; those of a step sum to 1."""
+
+    layer: int
+    load_SE: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +99,24 @@ class Trace:
     title: str
     value_SK: Floats
     labels: tuple[str, ...]
-    """(K,) `{0,1}` for a hyperedge, `1→0` for what expert 0 receives from expert 1."""
+    """(K,) `{0,1}` for a hyperedge, `1→0` for what expert 0 receives from expert 1, `1` for what expert 1 gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CouplingData:
-    """The couplers of one run; either tuple, or both, may be empty."""
+    """The couplers, or the routers, of one run; all tuples but one are empty, or all."""
 
     step_S: Integers
     hypergraphs: tuple[HypergraphLayer, ...] = ()
     adjacencies: tuple[AdjacencyLayer, ...] = ()
+    loads: tuple[LoadLayer, ...] = ()
 
     @property
     def traces(self) -> tuple[Trace, ...]:
-        """One trace a coupler (HGNN), or a coupler layer (GNN), in order; none where there is no step or connection."""
+        """One trace a coupler (HGNN), a coupler layer (GNN, sinkhorn) or a router (top_k), in order.
+
+        None where there is no step or connection.
+        """
         if len(self.step_S) == 0:
             return ()
         traces = [
@@ -88,12 +125,15 @@ class CouplingData:
         ]
         for graph in self.adjacencies:
             traces += _adjacency_traces(graph)
+        for router in self.loads:
+            labels = tuple(map(str, range(router.load_SE.shape[1])))
+            traces.append(Trace(title=f"Layer {router.layer}", value_SK=router.load_SE, labels=labels))
         return tuple(trace for trace in traces if trace.labels)
 
 
 def _adjacency_traces(graph: AdjacencyLayer) -> list[Trace]:
-    _, layers, experts, _ = graph.adjacency_SGEE.shape
-    receiver_K, sender_K = np.nonzero(~np.eye(experts, dtype=bool))
+    layers = graph.adjacency_SGEE.shape[1]
+    receiver_K, sender_K = np.nonzero(graph.shown_EE)
     labels = tuple(f"{sender}→{receiver}" for receiver, sender in zip(receiver_K, sender_K, strict=True))
     return [
         Trace(
@@ -128,27 +168,34 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> CouplingData:
     step_S = np.asarray(arrays["steps"], dtype=np.int64)
     hypergraphs: list[HypergraphLayer] = []
     adjacencies: list[AdjacencyLayer] = []
+    loads: list[LoadLayer] = []
     for layer, kind, array in _layers(arrays):
         value = np.asarray(array, dtype=np.float64)
         if len(value) != len(step_S):
             raise ValueError(f"layer {layer} has {len(value)} steps instead of {len(step_S)}")
-        if kind == "adjacency":
+        if kind in MATRIX_KINDS:
             if value.ndim != 4 or value.shape[2] != value.shape[3]:
-                raise ValueError(f"layer {layer} has an adjacency of shape {value.shape}")
-            adjacencies.append(AdjacencyLayer(layer=layer, adjacency_SGEE=value))
+                raise ValueError(f"layer {layer} has {kind} of shape {value.shape}")
+            adjacencies.append(AdjacencyLayer(layer=layer, adjacency_SGEE=value, kind=MATRIX_KINDS[kind]))
+        elif kind == "expert_load":
+            if value.ndim != 2:
+                raise ValueError(f"layer {layer} has loads of shape {value.shape}")
+            loads.append(LoadLayer(layer=layer, load_SE=value))
         else:
             incidence_EM = np.asarray(arrays["incidence"], dtype=np.float64)
             if value.shape[1:] != incidence_EM.shape[1:]:
                 raise ValueError(f"layer {layer} has weights {value.shape} for an incidence of {incidence_EM.shape}")
             hypergraphs.append(HypergraphLayer(layer=layer, weight_SM=value, incidence_EM=incidence_EM))
-    return CouplingData(step_S=step_S, hypergraphs=tuple(hypergraphs), adjacencies=tuple(adjacencies))
+    return CouplingData(
+        step_S=step_S, hypergraphs=tuple(hypergraphs), adjacencies=tuple(adjacencies), loads=tuple(loads)
+    )
 
 
 def _layers(arrays: Mapping[str, np.ndarray]) -> list[tuple[int, str, np.ndarray]]:
     found = [
         (int(match[1]), match[2], array)
         for name, array in arrays.items()
-        if (match := re.fullmatch(r"layer_(\d+)/(hyperedge_weights|adjacency)", name))
+        if (match := re.fullmatch(rf"layer_(\d+)/(hyperedge_weights|expert_load|{'|'.join(MATRIX_KINDS)})", name))
     ]
     return sorted(found, key=lambda entry: entry[:2])
 

@@ -1,7 +1,7 @@
-"""How the coupling moved: hyperedge weights or adjacency entries over the steps, one panel a coupler (layer).
+"""How the coupling moved: hyperedge weights, entries of matrices or experts' shares of the tokens, over the steps.
 
-Few connections are a labelled line each; many (all_triplets of 32 experts has 4,960) are quantile bands, with a
-labelled line for those that moved most.
+One panel a coupler, coupler layer or router. Few connections are a labelled line each; many (all_triplets of 32 experts
+has 4,960) are quantile bands, with a labelled line for those that moved most.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def evolution_figure(data: CouplingData) -> Figure:
     banded = any(len(trace.labels) > LABELLED_LINES for trace in traces)
     figure = new_figure(max(5.0, 3.6 * columns), 2.3 * rows + (0.9 if banded else 0.6))
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    what = "Adjacency σ(Λ), sender→receiver" if data.adjacencies else "Hyperedge weights"
-    figure.suptitle(f"{what}, over training", fontsize=10)
+    figure.suptitle(f"{_what(data)}, over training", fontsize=10)
     for panel in panels[len(traces) :]:
         panel.set_visible(False)
     drawn = [_draw_trace(axes, trace, data.step_S) for axes, trace in zip(panels, traces, strict=False)]
@@ -65,6 +64,12 @@ def evolution_figure(data: CouplingData) -> Figure:
     if banded:
         figure.legend(handles=_band_legend(), loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
+
+
+def _what(data: CouplingData) -> str:
+    if data.adjacencies:
+        return f"{data.adjacencies[0].kind.title}, sender→receiver"
+    return "Share of the tokens by expert" if data.loads else "Hyperedge weights"
 
 
 def _draw_trace(axes: Axes, trace: Trace, step_S: Integers) -> list[int]:

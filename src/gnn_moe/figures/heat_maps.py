@@ -45,9 +45,9 @@ class HeatMap:
 def draw_coupling_matrix(data: CouplingData, path: Path) -> list[Path]:
     """Writes the final coupling and returns the files.
 
-    `path` holds experts × experts: for HGNN the summed weight of the hyperedges that two experts share, for GNN the
-    adjacency of every coupler layer. For HGNN with up to `MOST_HYPEREDGES` hyperedges, `<name>_hyperedges.png` beside
-    it holds incidence × weight. Where there is nothing to show, no file is written.
+    `path` holds experts × experts: for HGNN the summed weight of the hyperedges that two experts share, for GNN and
+    sinkhorn the matrix of every coupler layer. For HGNN with up to `MOST_HYPEREDGES` hyperedges,
+    `<name>_hyperedges.png` beside it holds incidence × weight. Where there is nothing to show, no file is written.
     """
     written: list[Path] = []
     if adjacency := adjacency_maps(data):
@@ -55,7 +55,7 @@ def draw_coupling_matrix(data: CouplingData, path: Path) -> list[Path]:
         figure = heat_map_figure(
             adjacency,
             columns=columns,
-            title="Adjacency σ(Λ), last evaluation",
+            title=f"{data.adjacencies[0].kind.title}, last evaluation",
             axis_labels=("sender", "receiver"),
             limits=(0.0, 1.0),
         )
@@ -78,19 +78,18 @@ def draw_coupling_matrix(data: CouplingData, path: Path) -> list[Path]:
 
 
 def adjacency_maps(data: CouplingData) -> list[HeatMap]:
-    """(E, E) a coupler layer, receivers in rows; the diagonal is left blank. None with one expert."""
+    """(E, E) a coupler layer, receivers in rows; a diagonal that says nothing is left blank. None with one expert."""
     maps: list[HeatMap] = []
     for graph in data.adjacencies if len(data.step_S) else ():
         for number, adjacency_EE in enumerate(graph.adjacency_SGEE[-1]):
             if len(adjacency_EE) < 2:
                 continue
-            self_EE = np.eye(len(adjacency_EE), dtype=bool)
-            value_EE = np.where(np.isfinite(adjacency_EE) & ~self_EE, adjacency_EE, np.nan)
+            value_EE = np.where(np.isfinite(adjacency_EE) & graph.shown_EE, adjacency_EE, np.nan)
             maps.append(
                 HeatMap(
                     title=f"Layer {graph.layer}, coupler layer {number}",
                     value=value_EE,
-                    broken=~np.isfinite(adjacency_EE) & ~self_EE,
+                    broken=~np.isfinite(adjacency_EE) & graph.shown_EE,
                     row_labels=_experts(adjacency_EE),
                     column_labels=_experts(adjacency_EE),
                 )

@@ -177,8 +177,8 @@ class HGNNLayer(nn.Module):
 class HGNNCoupler(HypergraphCoupler):
     """G residual hypergraph convolutions with P = D_v⁻¹ (I + H W D_e⁻¹ Hᵀ), w = softplus(θ) > 0, w = 1 at the start."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, HGNNLayer)
+    def __init__(self, config: ModelConfig, layer: Callable[[int], nn.Module] = HGNNLayer) -> None:
+        super().__init__(config, layer)
         self.hyperedge_logits = self._weights_parameter(config)
 
     def hyperedge_weights(self) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnn_moe.model.dropout import draw_seed, dropout, keep_mask
+from gnn_moe.model.dropout import draw_seed, dropout, keep_mask, mask_in_place
 from gnn_moe.model.stacked import LAYER_NORM_EPSILON, fold_norm, stacked_linear
 
 
@@ -94,10 +94,10 @@ def expert_by_expert(
     for e, hidden_ND in enumerate(hidden_END):
         normed_ND, mean_EN1[e], deviation_EN1[e] = _norm(hidden_ND, norm_gain_ED[e], norm_bias_ED[e])
         torch.addmm(up_bias_EF[e].to(dtype), normed_ND, up_weight_EFD[e].to(dtype).T, out=inner_ENF[e])
-        active_NF = _drop(functional.gelu(inner_ENF[e]), seeds_2[0] + e, rate)
+        active_NF = mask_in_place(functional.gelu(inner_ENF[e]), seeds_2[0] + e, rate)
         product_ND = active_NF @ down_weight_EDF[e].to(dtype).T
         update_ND = torch.add(down_bias_ED[e].to(dtype), product_ND, alpha=scale)
-        torch.add(hidden_ND, _drop(update_ND, seeds_2[1] + e, rate), alpha=scale, out=output_END[e])
+        torch.add(hidden_ND, mask_in_place(update_ND, seeds_2[1] + e, rate), alpha=scale, out=output_END[e])
     return output_END, inner_ENF, mean_EN1, deviation_EN1
 
 
@@ -120,7 +120,7 @@ def expert_by_expert_backward(
     grad_hidden_END, *parameter_grads = _gradients(hidden_END, norm_gain_ED, up_weight_EFD, down_weight_EDF)
     grad_gain_ED, grad_shift_ED, grad_up_EFD, grad_up_bias_EF, grad_down_EDF, grad_down_bias_ED = parameter_grads
     for e, (hidden_ND, inner_NF) in enumerate(zip(hidden_END, inner_ENF, strict=True)):
-        grad_update_ND = _drop(grad_END[e] * scale, seeds_2[1] + e, rate)
+        grad_update_ND = mask_in_place(grad_END[e] * scale, seeds_2[1] + e, rate)
         grad_down_bias_ED[e] = grad_update_ND.sum(dim=0)
         grad_product_ND = grad_update_ND.mul_(scale)
         active_NF, grad_active_NF = functional.gelu(inner_NF), grad_product_ND @ down_weight_EDF[e].to(dtype)
@@ -165,11 +165,6 @@ def _gradients(
 def _norm(hidden_ND: Tensor, gain_D: Tensor, bias_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """LN2 in the type of h, with mean and 1/deviation (N, 1) in the parameters' type."""
     return torch.native_layer_norm(hidden_ND, hidden_ND.shape[1:], gain_D, bias_D, LAYER_NORM_EPSILON)
-
-
-def _drop(x: Tensor, seed: Tensor, rate: float) -> Tensor:
-    """x with its mask multiplied in, in place; not yet divided by 1 - rate."""
-    return x.mul_(keep_mask(seed, x.shape, rate, x.dtype)) if rate else x
 
 
 @expert_by_expert.register_fake

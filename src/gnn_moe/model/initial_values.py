@@ -3,11 +3,12 @@
 | tensor (last part of its name) | values |
 |---|---|
 | `*_gain` | 1 |
-| `*_bias` | 0 |
+| `*_bias`, `content_gate_weight` (a of HGNN's gates) | 0 |
 | `qkv_weight` | uniform within ±√(6/(D + 3D)), the fans of one expert's own D → 3D matrix |
 | `convolution_weight` (HypergraphConv) | uniform within ±√(6/(D + D)) (Glorot) |
 | `adjacency_logits` (Λ), `raw_hyperedge_weights` (HypergraphConv) | N(0, 1) |
 | `hyperedge_logits` (θ) | softplus⁻¹(1), so that w = 1 |
+| `mixing_logits` (Λ of sinkhorn) | log(E + 1) on the diagonal, else 0: S is then the P of all pairs with w = 1 |
 | every other | N(0, 0.02²) |
 
 Each tensor draws from a generator of its own, seeded by (seed, its name, expert), so models that share a tensor start
@@ -42,13 +43,16 @@ def _generator(seed: int, name: str, expert: int) -> torch.Generator:
 def _fill(values: Tensor, kind: str, generator: torch.Generator) -> None:
     if kind.endswith("_gain"):
         values.fill_(1.0)
-    elif kind.endswith("_bias"):
+    elif kind.endswith("_bias") or kind == "content_gate_weight":
         values.zero_()
     elif kind in ("qkv_weight", "convolution_weight"):
         bound = math.sqrt(6 / sum(values.shape))
         values.uniform_(-bound, bound, generator=generator)
     elif kind in ("adjacency_logits", "raw_hyperedge_weights"):
         values.normal_(generator=generator)
+    elif kind == "mixing_logits":
+        # Not 0, where S = 1/E: all experts then get one mixture, and the mean over them does not depend on Λ.
+        values.copy_(math.log(values.shape[-1] + 1) * torch.eye(values.shape[-1]))
     elif kind == "hyperedge_logits":
         values.fill_(math.log(math.expm1(1.0)))
     else:

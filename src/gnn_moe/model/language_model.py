@@ -1,6 +1,6 @@
-"""The causal language model: embeddings, layers of coupled experts, head.
+"""The causal language model: embeddings, layers of coupled experts (or those of a control), head.
 
-Letters: B rows, T positions, N = B·T tokens, E experts, D width, V vocabulary.
+Letters: B rows, T positions, N = B·T tokens, L layers, E experts, D width, V vocabulary.
 
     x     = token_embedding[ids] + position_embedding[0..T)                     dropout
     layer:  x = x + Readout(Couple(y_1..y_E)),   y_e = expert e of x
@@ -13,22 +13,27 @@ autocast type. Weights are cast explicitly, so that the same products run in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from gnn_moe.config import ModelConfig
+from gnn_moe.config import COUPLED, DENSE, TOP_K, ModelConfig
 from gnn_moe.data.batches import IGNORED
 from gnn_moe.errors import BadInput
 from gnn_moe.model.couplers import build_coupler
+from gnn_moe.model.dense import DenseLayer
 from gnn_moe.model.dropout import dropout
 from gnn_moe.model.experts import Experts
 from gnn_moe.model.initial_values import set_initial_values
 from gnn_moe.model.loss import head_loss
+from gnn_moe.model.router import LOAD_BALANCING, Z, router_losses
+from gnn_moe.model.size import model_size
 from gnn_moe.model.stacked import LAYER_NORM_EPSILON
+from gnn_moe.model.top_k import TopKLayer
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,13 @@ class ModelOutput:
     logits: Tensor | None = None
     """(B, T, V), or None where only a loss was asked for."""
     loss: Tensor | None = None
-    """() nats a predicted token, or None without labels or targets."""
+    """() cross-entropy in nats a predicted token, or None without labels or targets."""
+    objective: Tensor | None = None
+    """() what training minimises: the loss and, where tokens are routed, the weighted losses of the routers."""
+    router_losses: Mapping[str, Tensor] = field(default_factory=dict)
+    """In training of a model that routes: its losses by name, () each, unweighted, the part of the whole batch's."""
+    router_logits: Tensor | None = None
+    """(L, N, E) of every layer's router; None where tokens are not routed."""
 
 
 class Readout(nn.Module):
@@ -63,7 +74,7 @@ class Readout(nn.Module):
 
 
 class CoupledLayer(nn.Module):
-    """Experts, their coupler and the readout: (B, T, D) → (B, T, D)."""
+    """Experts, their coupler and the readout."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,22 +82,30 @@ class CoupledLayer(nn.Module):
         self.coupler = build_coupler(config)
         self.readout = Readout(config.embed_dim)
 
-    def forward(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
+    def forward(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> tuple[Tensor, None]:
         coupled_END = self.coupler(self.experts(x_BTD, compute_dtype))
         update: Tensor = self.readout(coupled_END)
-        return x_BTD + update.view_as(x_BTD)
+        return x_BTD + update.view_as(x_BTD), None
+
+
+LAYERS: Mapping[str, type[nn.Module]] = {COUPLED: CoupledLayer, DENSE: DenseLayer, TOP_K: TopKLayer}
+"""What stands between embeddings and head, by `--architecture`.
+
+`Layer(config)` maps the stream (B, T, D) and the type to compute in to the stream, in its own type, and the logits of
+the layer's router (N, E), or None where it has no router.
+"""
 
 
 class LanguageModel(nn.Module):
-    """A causal language model with coupled experts; build one with `build_model`."""
+    """A causal language model; build one with `build_model`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.embed_dim
+        width = model_size(config).width
         self.token_embedding = nn.Parameter(torch.empty(config.vocab_size, width))
         self.position_embedding = nn.Parameter(torch.empty(config.max_seq_length, width))
-        self.layers = nn.ModuleList(CoupledLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(LAYERS[config.architecture](config) for _ in range(config.num_layers))
         self.norm_gain = nn.Parameter(torch.empty(width))
         self.norm_bias = nn.Parameter(torch.empty(width))
         self.head_weight = nn.Parameter(torch.empty(config.vocab_size, width))
@@ -133,13 +152,29 @@ class LanguageModel(nn.Module):
         autocast = torch.is_autocast_enabled(device_type)
         compute_dtype = torch.get_autocast_dtype(device_type) if autocast else parameter_dtype
         with torch.autocast(device_type, enabled=False):
-            hidden_BTD = self.hidden_states(input_ids, compute_dtype)
-            loss = None if targets is None else self._loss(hidden_BTD, targets, loss_denominator)
+            hidden_BTD, routed_LNE = self.routed_states(input_ids, compute_dtype)
             logits = self.logits(hidden_BTD) if targets is None or return_logits else None
-        return ModelOutput(logits=logits, loss=loss)
+            if targets is None:
+                return ModelOutput(logits=logits, router_logits=routed_LNE)
+            predicted_BT = targets != IGNORED
+            denominator = predicted_BT.sum() if loss_denominator is None else loss_denominator
+            loss = head_loss(hidden_BTD.flatten(0, 1), self.head_weight, self.head_bias, targets.flatten(), denominator)
+            routing = self._router_losses(routed_LNE, predicted_BT.flatten(), denominator)
+        weights = {LOAD_BALANCING: self.config.load_balancing_weight, Z: self.config.router_z_weight}
+        return ModelOutput(
+            logits=logits,
+            loss=loss,
+            objective=sum((weights[name] * value for name, value in routing.items()), loss),
+            router_losses=routing,
+            router_logits=routed_LNE,
+        )
 
     def hidden_states(self, input_ids: Tensor, compute_dtype: torch.dtype) -> Tensor:
         """The normalised final states that the head reads, (B, T, D) in `compute_dtype`."""
+        return self.routed_states(input_ids, compute_dtype)[0]
+
+    def routed_states(self, input_ids: Tensor, compute_dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The hidden states, and the logits of every layer's router (L, N, E), or None where there is none."""
         positions = input_ids.shape[1]
         if positions > len(self.position_embedding):
             raise BadInput(
@@ -147,13 +182,15 @@ class LanguageModel(nn.Module):
             )
         x_BTD = functional.embedding(input_ids, self.token_embedding) + self.position_embedding[:positions]
         x_BTD = dropout(x_BTD, self.config.dropout_rate, training=self.training)
+        routed: list[Tensor] = []
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, x_BTD, compute_dtype, use_reentrant=False)
+                x_BTD, logits_NE = checkpoint(layer, x_BTD, compute_dtype, use_reentrant=False)
             else:
-                x_BTD = layer(x_BTD, compute_dtype)
+                x_BTD, logits_NE = layer(x_BTD, compute_dtype)
+            routed += [] if logits_NE is None else [logits_NE]
         normed_BTD = functional.layer_norm(x_BTD, x_BTD.shape[-1:], self.norm_gain, self.norm_bias, LAYER_NORM_EPSILON)
-        return normed_BTD.to(compute_dtype)
+        return normed_BTD.to(compute_dtype), torch.stack(routed) if routed else None
 
     def coupling(self) -> dict[str, Tensor]:
         """What every coupler has learned: `layer_L/NAME` → float32 on the CPU; {} where there is nothing to learn."""
@@ -169,10 +206,13 @@ class LanguageModel(nn.Module):
         dtype = hidden_BTD.dtype
         return functional.linear(hidden_BTD, self.head_weight.to(dtype), self.head_bias.to(dtype))
 
-    def _loss(self, hidden_BTD: Tensor, targets_BT: Tensor, denominator: Tensor | None) -> Tensor:
-        if denominator is None:
-            denominator = (targets_BT != IGNORED).sum()
-        return head_loss(hidden_BTD.flatten(0, 1), self.head_weight, self.head_bias, targets_BT.flatten(), denominator)
+    def _router_losses(self, routed_LNE: Tensor | None, predicted_N: Tensor, denominator: Tensor) -> dict[str, Tensor]:
+        """Of the predicted tokens, times their share of the batch's; {} outside training."""
+        if routed_LNE is None or not self.training:
+            return {}
+        share = predicted_N.sum() / denominator
+        losses = router_losses(routed_LNE, predicted_N, self.config.router_top_k)
+        return {name: value * share for name, value in losses.items()}
 
 
 def build_model(config: ModelConfig, *, seed: int = 42) -> LanguageModel:

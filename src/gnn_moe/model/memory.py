@@ -11,14 +11,17 @@ what a process holds besides tensors, and how much of a CPU's heap lies idle bet
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gnn_moe.config import ModelConfig, TrainingConfig
+from gnn_moe.config import COUPLED, DENSE, TOP_K, ModelConfig, TrainingConfig
 from gnn_moe.model.size import coupler_shape, model_size
 
 _PARAMETER_BYTES = 4
 LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**30}
 """Of the logits that one product of the head makes: fewer would add up the weight's gradient more often."""
+PIECE_ROWS, PIECE_ROWS_MULTIPLE = 512, 64
+"""Rows that the FFN of a control computes at once on a CPU, and a multiple that the last ones are filled up to."""
 _PROCESS_BYTES = 425 * 2**20
 """Of a CPU run before its model: interpreter, libraries, text."""
 _IDLE_SHARE = 0.4
@@ -43,6 +46,16 @@ class Workload:
     """cpu or cuda."""
     checkpoint_layers: bool = False
     """Whether a layer keeps its input alone and is computed again in the backward pass."""
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.rows * self.positions
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the forms that save memory on a CPU are used."""
+        return self.device_type == "cpu"
 
 
 def workload_of(
@@ -127,8 +140,7 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     """The memory of training the model that `build_model(config)` builds."""
     weights = model_size(config).total_parameters * _PARAMETER_BYTES
     activations, working = kept_bytes(config, workload), _working_bytes(config, workload)
-    on_cpu = workload.device_type == "cpu"
-    idle = round(_IDLE_SHARE * (activations + working)) * on_cpu
+    idle = round(_IDLE_SHARE * (activations + working)) * workload.on_cpu
     gradients = weights * workload.accumulates
     if gradients + activations + working < weights:
         # The fullest moment is then that of the optimiser: every gradient is there, nothing else is.
@@ -139,16 +151,16 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
         optimiser=2 * weights,
         activations=activations,
         working=working + idle,
-        process=_PROCESS_BYTES * on_cpu,
+        process=_PROCESS_BYTES * workload.on_cpu,
     )
 
 
 def kept_bytes(config: ModelConfig, workload: Workload) -> int:
     """Bytes of the tensors that one forward pass with its loss keeps, parameters left out."""
-    tokens, width = workload.rows * workload.positions, config.embed_dim
-    layers, layer = config.num_layers, _layer_bytes(config, workload)
+    tokens, width = workload.tokens, model_size(config).width
+    layers, layer = config.num_layers, _LAYERS[config.architecture](config, workload).kept
     stream = _PARAMETER_BYTES * tokens * width
-    mask = stream if workload.device_type == "cpu" else tokens * width
+    mask = stream if workload.on_cpu else tokens * width
     embedding = 8 * tokens + mask * workload.dropout
     # The loss keeps its gradients; targets are integers.
     head = workload.number_bytes * tokens * width + _PARAMETER_BYTES * config.vocab_size * (width + 1)
@@ -156,51 +168,112 @@ def kept_bytes(config: ModelConfig, workload: Workload) -> int:
     return ends + (layers * stream + layer if workload.checkpoint_layers else layers * layer)
 
 
-def _layer_bytes(config: ModelConfig, workload: Workload) -> int:
-    tokens, width, experts = workload.rows * workload.positions, config.embed_dim, config.num_experts
-    number = workload.number_bytes
-    results = experts * tokens * width
-    stream = _PARAMETER_BYTES * tokens * width + 8 * tokens + number * tokens * width
-    attention = 4 * number * results
-    if workload.device_type != "cpu" or not workload.dropout:  # torch's fused kernels keep their result and its norm
-        attention += number * results + 4 * experts * config.heads * tokens
-    coupler = number * tokens * config.coupler.kept_numbers(coupler_shape(config))
-    readout = 2 * number * tokens * width + (_PARAMETER_BYTES * width + 8) * tokens
-    return stream + attention + _feed_forward_bytes(config, workload) + coupler + readout + _copies(config, workload)
-
-
-def _feed_forward_bytes(config: ModelConfig, workload: Workload) -> int:
-    results = config.num_experts * workload.rows * workload.positions * config.embed_dim
-    kept = 5 * workload.number_bytes * results + 8 * results // config.embed_dim
-    if workload.device_type == "cpu":
-        return kept
-    masks = 5 * results * workload.dropout
-    return kept + 5 * workload.number_bytes * results + masks
-
-
-def _copies(config: ModelConfig, workload: Workload) -> int:
-    """Weights as the products take them, where they are not the parameters themselves."""
-    experts, area = config.num_experts, config.embed_dim**2
-    folded = 3 * experts * area
-    if workload.device_type != "cpu":
-        folded += 4 * experts * area
-    if workload.number_bytes == _PARAMETER_BYTES:
-        return workload.number_bytes * folded
-    others = experts * area + area + 4 * experts * area * (workload.device_type != "cpu")
-    return workload.number_bytes * (folded + others + config.coupler.parameters(coupler_shape(config)))
-
-
 def _working_bytes(config: ModelConfig, workload: Workload) -> int:
     """The larger of what the head and what one layer's backward pass hold for a moment."""
-    tokens, width, number = workload.rows * workload.positions, config.embed_dim, workload.number_bytes
+    tokens, width, number = workload.tokens, model_size(config).width, workload.number_bytes
     copy = number * config.vocab_size * width
     logits = min(LOGITS_BYTES.get(workload.device_type, LOGITS_BYTES["cuda"]), number * config.vocab_size * tokens)
     # The logits, the weight as the product takes it, its gradient as the product gives it and as it is added up.
     head = logits + copy * (1 + (number < _PARAMETER_BYTES)) + _PARAMETER_BYTES * config.vocab_size * width
-    at_once = 1 if workload.device_type == "cpu" else config.num_experts
-    results = config.num_experts * tokens * width
-    layer_weights = 12 * config.num_experts * width**2
+    return max(head, _LAYERS[config.architecture](config, workload).working)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LayerMemory:
+    """Bytes of one layer."""
+
+    kept: int
+    """For the backward pass."""
+    working: int
+    """Made and freed in the backward pass."""
+
+
+def _coupled_layer(config: ModelConfig, workload: Workload) -> _LayerMemory:
+    tokens, width, experts, number = workload.tokens, config.embed_dim, config.num_experts, workload.number_bytes
+    results, area, shape = experts * tokens * width, experts * width**2, coupler_shape(config)
+    attention = _attention_bytes(workload, results, experts * config.heads)
+    norm = number * results * (1 if workload.on_cpu else 2) + 8 * experts * tokens
+    feed_forward = norm + _feed_forward_bytes(workload, results, 4 * results)
+    coupler = number * tokens * config.coupler.kept_numbers(shape)
+    readout = 2 * number * tokens * width + (_PARAMETER_BYTES * width + 8) * tokens
+    folded = 3 * area + 4 * area * (not workload.on_cpu)
+    copied = area + 4 * area * (not workload.on_cpu) + width**2 + config.coupler.parameters(shape)
+    weights = number * folded + _copies(workload, copied)
+    at_once = 1 if workload.on_cpu else experts
     # A coupler layer's gradients are as many as what it keeps, as they are made and as they are added up.
-    coupler = 2 * tokens * config.coupler.kept_numbers(coupler_shape(config)) // config.gnn_layers
-    layer = number * (4 * results + coupler + 20 * at_once * tokens * width) + _PARAMETER_BYTES * layer_weights
-    return max(head, layer)
+    coupler_gradients = 2 * coupler // config.gnn_layers
+    gradients = number * (4 * results + 20 * at_once * tokens * width) + coupler_gradients
+    return _LayerMemory(
+        kept=_normed_stream(workload, width) + attention + feed_forward + coupler + readout + weights,
+        working=gradients + _PARAMETER_BYTES * 12 * area,
+    )
+
+
+def _dense_layer(config: ModelConfig, workload: Workload) -> _LayerMemory:
+    size, number = model_size(config), workload.number_bytes
+    width, results, hidden = size.width, workload.tokens * size.width, workload.tokens * size.feed_forward_width
+    filling, at_once = _pieces(workload, 1, size.feed_forward_width, hidden)
+    attention = _normed_stream(workload, width) + _attention_bytes(workload, results, size.heads)
+    feed_forward = _normed_stream(workload, width) + _feed_forward_bytes(workload, results, hidden) + filling
+    maps = 2 * width * size.feed_forward_width
+    return _LayerMemory(
+        kept=attention + feed_forward + _copies(workload, 4 * width**2 + maps * (not workload.on_cpu)),
+        working=number * (4 * results + 5 * at_once) + _PARAMETER_BYTES * (4 * width**2 + maps),
+    )
+
+
+def _top_k_layer(config: ModelConfig, workload: Workload) -> _LayerMemory:
+    size, tokens, number = model_size(config), workload.tokens, workload.number_bytes
+    width, experts, chosen = size.width, config.num_experts, config.router_top_k
+    rows = chosen * tokens
+    results, hidden = rows * width, rows * size.feed_forward_width
+    attention = _normed_stream(workload, width) + _attention_bytes(workload, tokens * width, size.heads)
+    norm = tokens * (2 * _PARAMETER_BYTES * width + 8)
+    # The chosen, their weights in both types, the order of the rows and its inverse; logits and probabilities.
+    router = rows * (8 + _PARAMETER_BYTES + number + 16) + tokens * (2 * _PARAMETER_BYTES * experts + 4)
+    filling, at_once = _pieces(workload, experts, size.feed_forward_width, hidden)
+    numbers = 16 * rows * (not workload.on_cpu)
+    feed_forward = 2 * number * results + _feed_forward_bytes(workload, results, hidden) + filling + numbers
+    maps = 2 * experts * width * size.feed_forward_width
+    return _LayerMemory(
+        kept=attention + norm + router + feed_forward + _copies(workload, 4 * width**2 + maps * (not workload.on_cpu)),
+        working=number * (4 * results + 5 * at_once) + _PARAMETER_BYTES * (4 * width**2 + maps),
+    )
+
+
+_LAYERS: Mapping[str, Callable[[ModelConfig, Workload], _LayerMemory]] = {
+    COUPLED: _coupled_layer,
+    DENSE: _dense_layer,
+    TOP_K: _top_k_layer,
+}
+
+
+def _normed_stream(workload: Workload, width: int) -> int:
+    """The stream, its LayerNorm's statistics and its normalised form as a product takes it."""
+    return workload.tokens * (_PARAMETER_BYTES * width + 8 + workload.number_bytes * width)
+
+
+def _attention_bytes(workload: Workload, results: int, heads: int) -> int:
+    """Queries, keys and values, and what the output projection reads; fused kernels keep their result and its norm."""
+    fused = not (workload.on_cpu and workload.dropout)
+    return 4 * workload.number_bytes * results + fused * (
+        workload.number_bytes * results + _PARAMETER_BYTES * heads * workload.tokens
+    )
+
+
+def _feed_forward_bytes(workload: Workload, results: int, hidden: int) -> int:
+    """The input of GELU; where autograd differentiates, also its result, and the masks of hidden and results."""
+    by_autograd = workload.number_bytes * hidden + (results + hidden) * workload.dropout
+    return workload.number_bytes * hidden + by_autograd * (not workload.on_cpu)
+
+
+def _pieces(workload: Workload, experts: int, inner_width: int, hidden: int) -> tuple[int, int]:
+    """Of the FFNs of a control: bytes that filled-up pieces keep besides, and hidden numbers that are made at once."""
+    if not workload.on_cpu:
+        return 0, hidden
+    return workload.number_bytes * PIECE_ROWS_MULTIPLE * experts * inner_width, PIECE_ROWS * inner_width
+
+
+def _copies(workload: Workload, parameters: int) -> int:
+    """Weights as the products take them, where they are not the parameters themselves."""
+    return workload.number_bytes * parameters * (workload.number_bytes < _PARAMETER_BYTES)

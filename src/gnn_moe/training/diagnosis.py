@@ -42,21 +42,24 @@ def _forward(model: nn.Module, batch: Batch, device: torch.device) -> str | None
     outputs: list[str] = []
     hooks = [module.register_forward_hook(_recorder(name, outputs)) for name, module in model.named_modules() if name]
     try:
-        loss = model(batch.input_ids.to(device), targets=batch.targets.to(device)).loss
+        output = model(batch.input_ids.to(device), targets=batch.targets.to(device))
     finally:
         for hook in hooks:
             hook.remove()
     if outputs:
         return outputs[0]
-    if not loss.isfinite():
+    if not output.loss.isfinite():
         return "the head"
-    loss.backward()
+    if not output.objective.isfinite():
+        return "the losses of the routers"
+    output.objective.backward()
     return None
 
 
 def _recorder(name: str, outputs: list[str]) -> Any:
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor) and not output.isfinite().all():
+        tensors = output if isinstance(output, tuple) else (output,)
+        if not all(tensor.isfinite().all() for tensor in tensors if isinstance(tensor, Tensor)):
             outputs.append(f"output of {name}")
 
     return record

@@ -7,12 +7,17 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gnn_moe.data.batches import evaluation_batches, selection_rows
+from gnn_moe.data.batches import IGNORED, evaluation_batches, selection_rows
 from gnn_moe.data.samples import Samples
-from gnn_moe.training.loader import load_ahead
+from gnn_moe.model.router import expert_load
+from gnn_moe.training.loader import collate_pieces, load_ahead
+
+LOAD_SAMPLES = 64
+"""Evaluation samples whose routing is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,41 @@ def evaluate(
     finally:
         model.train(was_training)
     return _summarise(nats_2.tolist(), samples)
+
+
+def measure_expert_load(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    top_k: int,
+    batch_size: int,
+    positions: int,
+    device: torch.device,
+    least_rows: int = 1,
+) -> Tensor:
+    """The share of the first samples' assignments that each expert of each layer gets: (L, E) float32 on the CPU.
+
+    Args:
+        model: as for `evaluate`; it routes its tokens. It is left in the mode it was in.
+        samples: of these the first `LOAD_SAMPLES`, so that the figure does not depend on `batch_size`.
+        top_k: experts a token.
+        batch_size: rows computed at once.
+        positions: the model's `max_seq_length`.
+        device: where the model is.
+        least_rows: of a batch; see `collate`.
+    """
+    was_training = model.training
+    model.eval()
+    rows = np.arange(min(LOAD_SAMPLES, len(samples)))
+    total = torch.zeros((), device=device)
+    with torch.inference_mode():
+        for piece in collate_pieces(samples, rows, size=batch_size, positions=positions, least_rows=least_rows):
+            targets_BT = piece.targets.to(device)
+            logits_LNE = model(piece.input_ids.to(device), targets=targets_BT).router_logits
+            load_LE = expert_load(logits_LNE, targets_BT.flatten() != IGNORED, top_k)
+            total = total + load_LE * piece.predicted_tokens
+    model.train(was_training)
+    return total.float().cpu() / int(samples.lengths[rows].sum() - len(rows))
 
 
 def _summarise(nats: list[float], samples: Samples) -> Evaluation:

@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gnn_moe.config import RunConfig, to_dict
+from gnn_moe.config import TOP_K, RunConfig, to_dict
 from gnn_moe.data.batches import RowNumbers, evaluation_batches, training_batches
 from gnn_moe.data.corpus import Corpus
 from gnn_moe.data.samples import Samples
@@ -35,7 +35,7 @@ from gnn_moe.training import checkpoints
 from gnn_moe.training.compiling import any_shape, compile_layers, least_rows
 from gnn_moe.training.device import is_out_of_memory, peak_memory_bytes, precision_of, release_freed_memory
 from gnn_moe.training.diagnosis import find_non_finite
-from gnn_moe.training.evaluation import Evaluation, evaluate
+from gnn_moe.training.evaluation import Evaluation, evaluate, measure_expert_load
 from gnn_moe.training.generators import generator_states, restore_generators
 from gnn_moe.training.loader import LoadedBatch, collate_pieces, load_ahead
 from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
@@ -83,7 +83,7 @@ class Trainer:
         # 1 from the first step on whose loss or gradient is not finite: from then on the optimiser stands still.
         self.diverged = torch.zeros((), device=self.device)
         self.optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
-        self.unread: list[tuple[Row, Tensor]] = []
+        self.unread: list[tuple[Row, dict[str, Tensor]]] = []
         self.tokens_read = 0
         self.waited_seconds = 0.0
         self.losses: list[float] = []
@@ -110,9 +110,9 @@ class Trainer:
         self.reporter = reporter
         self.clock = time.perf_counter()
         try:
-            if self.coupling.is_empty():
-                self.coupling.add(0, self._coupling())
             with any_shape():
+                if self.coupling.is_empty():
+                    self.coupling.add(0, self._coupling())
                 while not self._advance():
                     self._halve_micro_batch()
         except Interrupted:
@@ -205,11 +205,11 @@ class Trainer:
         training, progress = self.config.training, self.progress
         rate = learning_rate(progress.step, self.total_steps, training)
         set_learning_rate(self.optimiser, rate)
-        loss = self._backward_or_none(batch)
-        if loss is None:
+        losses = self._backward_or_none(batch)
+        if losses is None:
             return False
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), training.gradient_clip)
-        self.diverged.copy_(torch.maximum(self.diverged, (~(loss + norm).isfinite()).to(self.diverged)))
+        self.diverged.copy_(torch.maximum(self.diverged, (~sum(losses.values(), norm).isfinite()).to(self.diverged)))
         self.prepared_optimiser.step()
         self.prepared_optimiser.zero_grad()
         progress.step += 1
@@ -224,13 +224,13 @@ class Trainer:
             "learning_rate": rate,
             "padding_share": batch.padding_share,
         }
-        self.unread.append((row, torch.stack([loss, norm])))
+        self.unread.append((row, losses | {"gradient_norm": norm}))
         if self.device.type == "cpu" or len(self.unread) >= self.steps_between_reads:
             self._read_losses()
         return True
 
-    def _backward_or_none(self, batch: LoadedBatch) -> Tensor | None:
-        """The batch's loss, or None where memory ran out and smaller micro-batches can be tried."""
+    def _backward_or_none(self, batch: LoadedBatch) -> dict[str, Tensor] | None:
+        """The batch's losses, or None where memory ran out and smaller micro-batches can be tried."""
         before = generator_states(self.device)
         try:
             return self._backward(batch)
@@ -244,14 +244,18 @@ class Trainer:
         restore_generators(before, self.device)
         return None
 
-    def _backward(self, batch: LoadedBatch) -> Tensor:
-        """The batch's loss, () on the device; its gradient is accumulated over micro-batches."""
-        total = torch.zeros((), device=self.device)
+    def _backward(self, batch: LoadedBatch) -> dict[str, Tensor]:
+        """The batch's `loss` and those of its routers, by name, () on the device.
+
+        The gradient of the objective that they make is accumulated over micro-batches.
+        """
+        total: dict[str, Tensor] = {}
         for piece in batch.pieces:
             # A sum over the piece divided by the tokens of the whole batch: pieces add up to the batch's mean.
             output = self.prepared(piece.input_ids, targets=piece.targets, loss_denominator=batch.denominator)
-            self.accelerator.backward(output.loss)
-            total += output.loss.detach()
+            self.accelerator.backward(output.objective)
+            for name, value in {"loss": output.loss, **output.router_losses}.items():
+                total[name] = total.get(name, 0) + value.detach()
         return total
 
     def _rows(self, first_step: int) -> Iterator[RowNumbers]:
@@ -272,17 +276,16 @@ class Trainer:
     def _read_losses(self) -> None:
         """Brings the losses of the last steps to the host and writes their rows; the clock starts anew."""
         rows = [row for row, _ in self.unread]
-        # Stacked on the device, so that the host asks it for numbers once.
-        read = torch.stack([values for _, values in self.unread]).tolist() if self.unread else []
+        read = _to_host([values for _, values in self.unread])
         self.unread.clear()
-        good = list(itertools.takewhile(lambda values: math.isfinite(sum(values)), read))
+        good = list(itertools.takewhile(lambda values: math.isfinite(sum(values.values())), read))
         if good:
             self._record_steps(rows, good)
         if len(good) < len(read):
-            self._fail(rows[len(good)], *read[len(good)])
+            self._fail(rows[len(good)]["step"], read[len(good)])
         self.clock = time.perf_counter()
 
-    def _record_steps(self, rows: list[Row], losses_and_norms: list[list[float]]) -> None:
+    def _record_steps(self, rows: list[Row], losses_and_norms: list[dict[str, float]]) -> None:
         """Writes the rows of the steps whose numbers are finite, with what the stretch of them took."""
         progress = self.progress
         seconds = time.perf_counter() - self.clock
@@ -294,21 +297,17 @@ class Trainer:
             "waiting_share": self.waited_seconds / seconds,
         }
         self.tokens_read, self.waited_seconds = tokens, 0.0
-        done = [
-            row | {"loss": loss, "gradient_norm": norm} | measured
-            for row, (loss, norm) in zip(rows, losses_and_norms, strict=False)
-        ]
+        done = [row | values | measured for row, values in zip(rows, losses_and_norms, strict=False)]
         self.metrics.add(done)
         self.losses.extend(row["loss"] for row in done)
         self.reporter.training(done[-1])
 
-    def _fail(self, row: Row, loss: float, norm: float) -> NoReturn:
-        step = row["step"]
+    def _fail(self, step: int, losses_and_norm: dict[str, float]) -> NoReturn:
         where = self._find_non_finite(self.train_samples, next(self._rows(step - 1)))
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+        name, value = next((name, value) for name, value in losses_and_norm.items() if not math.isfinite(value))
         raise NonFiniteError(
-            f"step {step}: {what}; first seen in {where}. The optimiser has not moved; try a lower --learning_rate "
-            "or --precision fp32"
+            f"step {step}: the {name.replace('_', ' ')} is {value}; first seen in {where}. The optimiser has not "
+            "moved; try a lower --learning_rate or --precision fp32"
         )
 
     def _find_non_finite(self, samples: Samples, rows: RowNumbers) -> str:
@@ -373,4 +372,25 @@ class Trainer:
         self.losses.clear()
 
     def _coupling(self) -> dict[str, npt.NDArray[np.float32]]:
-        return {name: values.numpy() for name, values in self.model.coupling().items()}
+        """What the couplers have learned, or where the routers send the first evaluation samples."""
+        model = self.config.model
+        if model.architecture != TOP_K:
+            return {name: values.numpy() for name, values in self.model.coupling().items()}
+        load_LE = measure_expert_load(
+            self.prepared,
+            self.valid_samples,
+            top_k=model.router_top_k,
+            batch_size=self.config.training.rows_at_once,
+            positions=model.max_seq_length,
+            device=self.device,
+            least_rows=self._least_rows(),
+        )
+        return {f"layer_{number}/expert_load": load_E for number, load_E in enumerate(load_LE.numpy())}
+
+
+def _to_host(values: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """The numbers of several steps, stacked on the device so that the host asks it once."""
+    if not values:
+        return []
+    numbers = torch.stack([torch.stack(list(step.values())) for step in values]).tolist()
+    return [dict(zip(step, found, strict=True)) for step, found in zip(values, numbers, strict=True)]

@@ -1,9 +1,10 @@
 """The record of a run on disk: metrics.jsonl, coupling.npz and summary.json, each whole at any moment.
 
 metrics.jsonl   a row a training step ("kind": "train") and a row an evaluation ("kind": "eval"); one ("kind":
-                "memory") where memory ran out and micro-batches were made smaller
+                "memory") where memory ran out and micro-batches were made smaller. `loss` is the cross-entropy; rows
+                of a model that routes have the unweighted `load_balancing_loss` and `router_z_loss` besides
 coupling.npz    `steps` (S,), every coupler's tensors at those steps as `layer_L/NAME` (S, ...), and for hypergraphs
-                `incidence` (E, M)
+                `incidence` (E, M); for a model that routes `layer_L/expert_load` (S, E)
 summary.json    one flat object
 """
 
