@@ -79,7 +79,7 @@ for _name in SIZES.split():
 for _name in ("learning_rate", "gradient_clip"):
     for _value in ("0", "-0.1", "nan", "inf"):
         CONFIG[f"{_name} {_value}"] = ([f"--{_name}", _value], [f"--{_name} {float(_value)} must be ", "positive"])
-for _name in ("num_train_samples", "num_eval_samples", "max_batches_per_epoch"):
+for _name in ("num_train_samples", "num_eval_samples", "max_batches_per_epoch", "max_steps"):
     for _value in ("0", "-2"):
         CONFIG[f"{_name} {_value}"] = (
             [f"--{_name}", _value],

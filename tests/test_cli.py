@@ -25,8 +25,8 @@ FLAGS = {
     ),
     "data": "num_train_samples num_eval_samples dataset_name dataset_config_name text_column data_format tokenizer",
     "training": (
-        "learning_rate epochs max_batches_per_epoch eval_every batch_size micro_batch_size weight_decay warmup_steps "
-        "gradient_clip group_by_length no_group_by_length seed precision device compile "
+        "learning_rate epochs max_batches_per_epoch max_steps eval_every batch_size micro_batch_size weight_decay "
+        "warmup_steps gradient_clip group_by_length no_group_by_length seed precision device compile "
         "activation_checkpointing no_activation_checkpointing"
     ),
     "output": "run_name output_dir save_every resume overwrite quiet dry_run cache_dir",
@@ -60,6 +60,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.01,
         "epochs": 8,
         "max_batches_per_epoch": -1,
+        "max_steps": -1,
         "eval_every": 200,
         "warmup_steps": 0,
         "gradient_clip": 1.0,

@@ -229,6 +229,7 @@ def test_defaults_are_those_of_the_issue() -> None:
             "learning_rate": 5e-4,
             "epochs": 8,
             "max_batches_per_epoch": -1,
+            "max_steps": -1,
             "eval_every": 200,
             "batch_size": 32,
             "micro_batch_size": "auto",

@@ -264,6 +264,17 @@ def test_all_batches_the_last_short_one_too(setting: Setting) -> None:
     assert steps_and_tokens(setting, num_train_samples=3, max_batches_per_epoch=-1) == (2, 2 * 3 * 15)
 
 
+def test_max_steps_stands_above_epochs(setting: Setting) -> None:
+    """32 samples of 16 tokens in batches of 8: 7 steps are an epoch of 4, and 3 more."""
+    flags = {"num_train_samples": 32, "max_batches_per_epoch": -1, "max_steps": 7}
+    for epochs in (1, 5):
+        assert steps_and_tokens(setting, epochs=epochs, **flags) == (7, 7 * 8 * 15)
+    rows = read_rows(setting.runs / "it", "train")
+    assert [row["epoch"] for row in rows] == [1] * 4 + [2] * 3
+    assert rows[-1]["learning_rate"] < rows[0]["learning_rate"] / 10
+    assert steps_and_tokens(setting, **flags | {"max_steps": 2}) == (2, 2 * 8 * 15)
+
+
 def test_the_last_step_is_evaluated_once(setting: Setting) -> None:
     assert main(setting.flags("it", eval_every=5)) == 0
     assert [row["step"] for row in read_rows(setting.runs / "it", "eval")] == [5, 10, 12]

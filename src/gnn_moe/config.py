@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -213,6 +214,8 @@ class TrainingConfig:
     """Passes over the training samples."""
     max_batches_per_epoch: int = ALL
     """Batches of an epoch (-1: all)."""
+    max_steps: int = ALL
+    """Steps of the whole run, in as many epochs as that takes (-1: those of --epochs)."""
     eval_every: int = 200
     """Steps between evaluations; the last step is always evaluated."""
     batch_size: int = 32
@@ -245,7 +248,8 @@ class TrainingConfig:
         for name in ("learning_rate", "gradient_clip"):
             check_rate(self, name)
         check_rate(self, "weight_decay", zero=True)
-        check_count(self, "max_batches_per_epoch")
+        for name in ("max_batches_per_epoch", "max_steps"):
+            check_count(self, name)
         if self.micro_batch_size != "auto":
             check_size(self, "micro_batch_size")
         if type(self.warmup_steps) is not int or self.warmup_steps < 0:
@@ -256,6 +260,15 @@ class TrainingConfig:
     def rows_at_once(self) -> int:
         """Rows of a micro-batch; the whole batch while their number is not decided."""
         return self.batch_size if self.micro_batch_size == "auto" else min(self.micro_batch_size, self.batch_size)
+
+    def steps_per_epoch(self, samples: int) -> int:
+        """Batches of an epoch: all of them, the last short one included, or at most `max_batches_per_epoch`."""
+        batches = math.ceil(samples / self.batch_size)
+        return batches if self.max_batches_per_epoch == ALL else min(batches, self.max_batches_per_epoch)
+
+    def count_steps(self, samples: int) -> int:
+        """Steps of a whole run over so many training samples."""
+        return self.epochs * self.steps_per_epoch(samples) if self.max_steps == ALL else self.max_steps
 
 
 @dataclass(frozen=True, kw_only=True)

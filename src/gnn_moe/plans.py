@@ -111,7 +111,7 @@ def calibrate(config: RunConfig) -> Calibration:
     short = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, num_eval_samples=rows),
-        training=dataclasses.replace(training, epochs=1, max_batches_per_epoch=steps, eval_every=steps),
+        training=dataclasses.replace(training, epochs=1, max_batches_per_epoch=steps, max_steps=ALL, eval_every=steps),
     )
     whole, part = (
         load_corpus(each.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
@@ -190,16 +190,15 @@ def _read(run: RunFolder) -> _Seen:
 def _reckon(config: RunConfig, seen: _Seen, train: Samples, valid: Samples, evaluated: Samples) -> Calibration:
     """The whole run, from what a short run left that evaluated only some of the samples."""
     from gnn_moe.data.batches import computed_positions, evaluation_batches, longest_batch, training_batches
-    from gnn_moe.training.state import count_steps, steps_per_epoch
 
     training, longest = config.training, config.model.max_seq_length
-    steps = count_steps(train, training)
+    steps = training.count_steps(len(train))
     batches = training_batches(
         train.lengths,
         batch_size=training.batch_size,
         seed=training.seed,
         group_by_length=training.group_by_length,
-        batches_per_epoch=steps_per_epoch(train, training),
+        batches_per_epoch=training.steps_per_epoch(len(train)),
         steps=range(steps),
     )
     size = seen.micro_batch_size

@@ -38,7 +38,7 @@ from gnn_moe.training.loop import STEPS_BETWEEN_READS, Trainer
 from gnn_moe.training.memory_limits import room_bytes
 from gnn_moe.training.progress import build_reporter
 from gnn_moe.training.record import CouplingHistory, Metrics, read_metrics, write_json
-from gnn_moe.training.state import Progress, count_steps
+from gnn_moe.training.state import Progress
 from gnn_moe.training.stopping import StopRequest, stop_on_signals
 
 _SAMPLE_PROMPT, _SAMPLE_LENGTH = 8, 40
@@ -239,7 +239,7 @@ class _Run:
             self.config.model,
             self.corpus,
             progress,
-            total_steps=count_steps(self.corpus.split("train"), self.config.training),
+            total_steps=self.config.training.count_steps(len(self.corpus.split("train"))),
             peak_memory_bytes=peak_memory_bytes(self.accelerator.device),
             causality=causality,
             error=error,

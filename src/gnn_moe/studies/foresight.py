@@ -66,10 +66,9 @@ class Clock:
         return times * config.model.max_seq_length * model_size(config.model).forward_flops_per_token
 
     def _steps(self, config: RunConfig) -> int:
-        asked, limit = config.data.num_train_samples, config.training.max_batches_per_epoch
+        asked = config.data.num_train_samples
         samples = self.train_available if asked == ALL else min(asked, self.train_available)
-        batches = math.ceil(samples / config.training.batch_size)
-        return config.training.epochs * (batches if limit == ALL else min(batches, limit))
+        return config.training.count_steps(samples)
 
 
 def time_baseline(baseline: RunConfig) -> Clock:

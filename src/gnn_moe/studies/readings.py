@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gnn_moe.checks import ALL
 from gnn_moe.errors import BadInput
 from gnn_moe.run_folder import RunFolder
 
@@ -97,10 +95,7 @@ class MetricsTail:
 def _total_steps(folder: RunFolder) -> int | None:
     """Steps of a whole run, from its settings and the count of its samples; None before both are written."""
     try:
-        training = folder.read_config().training
         samples = int(folder.read_environment()["data"]["train"]["samples"])
+        return folder.read_config().training.count_steps(samples)
     except (BadInput, LookupError, TypeError):
         return None
-    batches = math.ceil(samples / training.batch_size)
-    limit = training.max_batches_per_epoch
-    return training.epochs * (batches if limit == ALL else min(batches, limit))

@@ -42,7 +42,7 @@ from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learn
 from gnn_moe.training.process_memory import resident_bytes
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics, Row
-from gnn_moe.training.state import Progress, count_steps, steps_per_epoch
+from gnn_moe.training.state import Progress
 from gnn_moe.training.stopping import StopRequest
 
 STEPS_BETWEEN_READS = 10
@@ -71,8 +71,8 @@ class Trainer:
     def __post_init__(self) -> None:
         training = self.config.training
         self.train_samples, self.valid_samples = self.corpus.split("train"), self.corpus.split("valid")
-        self.steps_per_epoch = steps_per_epoch(self.train_samples, training)
-        self.total_steps = count_steps(self.train_samples, training)
+        self.steps_per_epoch = training.steps_per_epoch(len(self.train_samples))
+        self.total_steps = training.count_steps(len(self.train_samples))
         self.device = self.accelerator.device
         self.model.to(self.device)
         self.model.checkpoint_layers = training.activation_checkpointing

@@ -1,14 +1,10 @@
-"""How far a run is, and how far it goes."""
+"""How far a run is."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from gnn_moe.checks import ALL
-from gnn_moe.config import TrainingConfig
-from gnn_moe.data.samples import Samples
 from gnn_moe.training.evaluation import Evaluation
 
 
@@ -54,15 +50,3 @@ class Progress:
     def padding_share(self) -> float:
         """Padded positions over all positions computed in training."""
         return 1 - self.tokens / self.positions if self.positions else 0.0
-
-
-def steps_per_epoch(samples: Samples, config: TrainingConfig) -> int:
-    """Batches of an epoch: all of them, the last short one included, or at most `max_batches_per_epoch`."""
-    batches = math.ceil(len(samples) / config.batch_size)
-    limit = config.max_batches_per_epoch
-    return batches if limit == ALL else min(batches, limit)
-
-
-def count_steps(samples: Samples, config: TrainingConfig) -> int:
-    """Steps of a whole run."""
-    return config.epochs * steps_per_epoch(samples, config)
