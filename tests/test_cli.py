@@ -222,6 +222,8 @@ FLAGS_OF_VERBS = {
     "num_eval_samples num_train_samples",
     "generate": "prompt temperature top_k top_p seed",
     "import": "output",
+    "compare": "study arm across budget configurations_tried preset scale seeds storage workers timeout retry "
+    "heartbeat dry_run output_dir cache_dir num_experts dataset_name learning_rate",
     "sweep": "study vary preset scale design seeds trials objectives storage workers timeout retry heartbeat dry_run "
     "output_dir cache_dir num_experts dataset_name learning_rate",
 }
@@ -255,6 +257,7 @@ LIGHT = {
     "inspect --json": ["inspect", "--json"],
     "sweep --help": ["sweep", "--help"],
     "sweep status --help": ["sweep", "status", "--help"],
+    "compare --help": ["compare", "--help"],
     "train --dry_run": ["train", "--dry_run"],
     "a wrong flag": ["train", "--num_expert", "2"],
     "a wrong value": ["train", "--num_experts", "0"],

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -29,8 +29,7 @@ from gnn_moe.config import (
     to_dict,
 )
 from gnn_moe.errors import BadInput, GnnMoeError
-
-A = TypeVar("A")
+from gnn_moe.parsing import parse_flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class ImportArguments:
 
 
 def _train(arguments: Sequence[str], program: str) -> int:
-    config = _parse(RunConfig, arguments, program)
+    config = parse_flags(RunConfig, arguments, program)
     if config.output.resume and config.output.run_name is not None:
         from pathlib import Path
 
@@ -107,7 +106,7 @@ def _train(arguments: Sequence[str], program: str) -> int:
         if folder.is_begun():
             # What the command does not say is as it was; what it says is compared later.
             stored = dataclasses.replace(folder.read_config(), output=OutputConfig())
-            config = _parse(RunConfig, arguments, program, default=stored)
+            config = parse_flags(RunConfig, arguments, program, default=stored)
     if config.output.dry_run:
         _print_plan(config)
         return 0
@@ -127,7 +126,7 @@ def _print_plan(config: RunConfig) -> None:
 
 
 def _inspect(arguments: Sequence[str], program: str) -> int:
-    parsed = _parse(InspectArguments, arguments, program)
+    parsed = parse_flags(InspectArguments, arguments, program)
     output = OutputConfig(cache_dir=parsed.cache_dir)
     config = RunConfig(model=parsed.model, training=parsed.training, data=parsed.data, output=output)
     config = _with_vocabulary(config, parsed.vocab_size)
@@ -178,10 +177,10 @@ def _print_table(model: ModelConfig, values: Mapping[str, Any]) -> None:
 
 
 def _evaluate(arguments: Sequence[str], program: str) -> int:
-    parsed = _parse(EvaluateArguments, arguments, program)
+    parsed = parse_flags(EvaluateArguments, arguments, program)
     from gnn_moe.evaluations import evaluate_model, stored_data
 
-    parsed = _parse(EvaluateArguments, arguments, program, default=_with_data(parsed, stored_data))
+    parsed = parse_flags(EvaluateArguments, arguments, program, default=_with_data(parsed, stored_data))
     found = evaluate_model(
         parsed.path,
         checkpoint=parsed.checkpoint,
@@ -206,7 +205,7 @@ def _with_data(parsed: EvaluateArguments, stored_data: Callable[[str, str], Data
 
 
 def _generate(arguments: Sequence[str], program: str) -> int:
-    parsed = _parse(GenerateArguments, arguments, program)
+    parsed = parse_flags(GenerateArguments, arguments, program)
     from gnn_moe.evaluations import continue_prompt
 
     continuation = continue_prompt(
@@ -220,7 +219,7 @@ def _generate(arguments: Sequence[str], program: str) -> int:
 
 
 def _import(arguments: Sequence[str], program: str) -> int:
-    parsed = _parse(ImportArguments, arguments, program)
+    parsed = parse_flags(ImportArguments, arguments, program)
     from gnn_moe.interop.original import import_checkpoint
 
     for line in import_checkpoint(parsed.path, parsed.output):
@@ -232,17 +231,28 @@ def _sweep(arguments: Sequence[str], program: str) -> int:
     from gnn_moe.studies.arguments import StatusArguments, SweepArguments
 
     if arguments and arguments[0] == "status":
-        status = _parse(StatusArguments, arguments[1:], f"{program} status")
+        status = parse_flags(StatusArguments, arguments[1:], f"{program} status")
         from gnn_moe.studies.command import show_status
 
         show_status(status, print)
         return 0
-    parsed = _parse(SweepArguments, arguments, program)
+    parsed = parse_flags(SweepArguments, arguments, program)
     from gnn_moe.studies.command import run_sweep
     from gnn_moe.studies.resolve import with_preset
 
-    parsed = _parse(SweepArguments, arguments, program, default=with_preset(parsed))
+    parsed = parse_flags(SweepArguments, arguments, program, default=with_preset(parsed))
     run_sweep(parsed, ["gnn-moe", "sweep", *arguments], print)
+    return 0
+
+
+def _compare(arguments: Sequence[str], program: str) -> int:
+    from gnn_moe.studies.arguments import CompareArguments
+
+    parsed = parse_flags(CompareArguments, arguments, program)
+    from gnn_moe.studies.compare_command import run_comparison, with_question
+
+    parsed = parse_flags(CompareArguments, arguments, program, default=with_question(parsed))
+    run_comparison(parsed, ["gnn-moe", "compare", *arguments], print)
     return 0
 
 
@@ -259,6 +269,7 @@ VERBS: Mapping[str, _Verb] = {
     "inspect": _Verb(_inspect, "what a run will take: parameters, FLOPs, memory, minutes"),
     "import": _Verb(_import, "read a checkpoint of the original implementation"),
     "sweep": _Verb(_sweep, "train at many points around a baseline, and keep what became of each"),
+    "compare": _Verb(_compare, "train arms seed by seed, and say which is better, worse, or that nothing can be said"),
 }
 
 
@@ -269,20 +280,6 @@ def _usage() -> str:
         "Train and compare language models whose experts talk to each other.\n\n"
         f"{verbs}\n\ngnn-moe VERB --help lists the flags of a verb; gnn-moe --version prints the version."
     )
-
-
-def _parse(arguments_class: type[A], arguments: Sequence[str], program: str, default: A | None = None) -> A:
-    """Flags → dataclass; tyro prints help and its box for what does not parse, and leaves with 0 or 2."""
-    extra: dict[str, Any] = {} if default is None else {"default": default}
-    parsed: A = tyro.cli(
-        arguments_class,
-        prog=program,
-        args=list(arguments),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-        use_underscores=True,
-        **extra,
-    )
-    return parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -141,7 +141,7 @@ def _with_micro_batch_that_fits(config: RunConfig, corpus: Corpus, accelerator: 
     if config.training.micro_batch_size != "auto":
         return config
     model, training, room = config.model, config.training, room_bytes(accelerator.device)
-    circumstances = _circumstances(config, corpus, accelerator)
+    circumstances = circumstances_of(config, corpus, accelerator)
     rows = largest_micro_batch(model, training, room_bytes=room, **circumstances)
     peak = peak_memory(model, workload_of(model, training, rows=rows, **circumstances)).total
     if peak > room:
@@ -153,7 +153,7 @@ def _with_micro_batch_that_fits(config: RunConfig, corpus: Corpus, accelerator: 
     return _with_micro_batch(config, rows)
 
 
-def _circumstances(config: RunConfig, corpus: Corpus, accelerator: Accelerator) -> dict[str, Any]:
+def circumstances_of(config: RunConfig, corpus: Corpus, accelerator: Accelerator) -> dict[str, Any]:
     """What `workload_of` asks for besides the config."""
     return {
         "precision": precision_of(accelerator),
@@ -254,7 +254,7 @@ class _Run:
             model,
             self.config.training,
             rows=self.config.training.rows_at_once,
-            **_circumstances(self.config, self.corpus, self.accelerator),
+            **circumstances_of(self.config, self.corpus, self.accelerator),
         )
         incidence = np.array(incidence_matrix(hyperedges, model.num_experts), np.float32)
         return Trainer(

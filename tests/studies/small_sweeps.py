@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,17 +45,24 @@ class Sweeps:
         given = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
         return ["sweep", *given, *more]
 
-    def start(self, words: Sequence[str], *, data_bytes: int | None = None) -> subprocess.Popen[str]:
+    def compare_words(self, study: str, *more: str, **changes: Any) -> list[str]:
+        """The same of a comparison."""
+        return ["compare", *self.words(study, *more, **changes)[1:]]
+
+    def start(
+        self, words: Sequence[str], *, data_bytes: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Starts a sweep; warnings in it are errors.
 
         Args:
             words: of the command.
             data_bytes: memory that it and each of its trials may have.
+            environment: besides ours.
         """
 
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "gnn_moe", *words],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,9 +71,11 @@ class Sweeps:
             psutil.Process(process.pid).rlimit(psutil.RLIMIT_DATA, (data_bytes, data_bytes))
         return process
 
-    def run(self, words: Sequence[str], *, data_bytes: int | None = None) -> str:
+    def run(
+        self, words: Sequence[str], *, data_bytes: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> str:
         """Runs a sweep to its end, which must be a good one; returns what it printed."""
-        return finish(self.start(words, data_bytes=data_bytes))
+        return finish(self.start(words, data_bytes=data_bytes, environment=environment))
 
     def folder(self, study: str) -> Path:
         return self.setting.runs / study

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnn_moe.cli import _parse
 from gnn_moe.config import DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
 from gnn_moe.coupler_types import coupler_type_names
+from gnn_moe.parsing import parse_flags
 from gnn_moe.studies.flags import train_words, write_hyperedges
 
 SIZES = st.integers(1, 10**6)
@@ -78,7 +78,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
 @settings(max_examples=25, deadline=None)
 @given(config=configs())
 def test_the_words_are_parsed_back(config: RunConfig) -> None:
-    assert _parse(RunConfig, train_words(config), "gnn-moe train") == config
+    assert parse_flags(RunConfig, train_words(config), "gnn-moe train") == config
 
 
 def test_defaults_are_left_out() -> None:
@@ -89,7 +89,7 @@ def test_defaults_are_left_out() -> None:
 
 def test_a_value_that_begins_with_a_dash_is_no_flag() -> None:
     config = RunConfig(data=DataConfig(dataset_name="--resume", tokenizer="-x"), output=OutputConfig(run_name="-"))
-    assert _parse(RunConfig, train_words(config), "gnn-moe train") == config
+    assert parse_flags(RunConfig, train_words(config), "gnn-moe train") == config
 
 
 def test_custom_hyperedges_travel_in_a_file(tmp_path: Path) -> None:
@@ -99,6 +99,6 @@ def test_custom_hyperedges_travel_in_a_file(tmp_path: Path) -> None:
     config = RunConfig(model=model)
     write_hyperedges(config, tmp_path / "edges.json")
     words = train_words(config, tmp_path / "edges.json")
-    assert _parse(RunConfig, words, "gnn-moe train") == config
+    assert parse_flags(RunConfig, words, "gnn-moe train") == config
     with pytest.raises(ValueError, match="no flag but a file"):
         train_words(config)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gnn_moe.cli import _parse, main
+from gnn_moe.cli import main
+from gnn_moe.parsing import parse_flags
 from gnn_moe.studies.arguments import SweepArguments
 from gnn_moe.studies.resolve import parse_retry, resolve, with_preset
 from gnn_moe.studies.sweep import Sweep
@@ -84,8 +85,8 @@ def test_a_study_over_a_run_or_a_file_is_refused(setting: Setting, capsys: pytes
 
 
 def resolved(*words: str) -> Sweep:
-    parsed = _parse(SweepArguments, words, "gnn-moe sweep")
-    return resolve(_parse(SweepArguments, words, "gnn-moe sweep", default=with_preset(parsed)))
+    parsed = parse_flags(SweepArguments, words, "gnn-moe sweep")
+    return resolve(parse_flags(SweepArguments, words, "gnn-moe sweep", default=with_preset(parsed)))
 
 
 def test_flags_beside_a_preset_override_it() -> None:

@@ -1,4 +1,4 @@
-"""The flags of `gnn-moe sweep` and `gnn-moe sweep status`; nothing here loads more than the config."""
+"""The flags of `gnn-moe sweep`, `sweep status` and `compare`; nothing here loads more than the config."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ import tyro
 
 from gnn_moe.config import DataConfig, ModelConfig, TrainingConfig
 
+Budget = Literal["steps", "tokens", "flops", "minutes"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class SweepArguments:
-    """Train a model at many points around a baseline; the same command again goes on where it was stopped."""
+class StudyArguments:
+    """What sweeps and comparisons have in common."""
 
     study: str | None = None
     """Name of the study and of its folder (default: the preset's name)."""
-    vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUES")] = ()
-    """A flag of train and its values, num_experts=2,4,8; in a search a range, learning_rate=1e-5..1e-2:log."""
     preset: str | None = None
-    """A sweep or configuration of the seed, such as seed-experts or seed-all; flags beside it override it."""
+    """Flags under a name, such as seed-experts for a sweep or question-weights for a comparison; others override it."""
     scale: float | None = None
     """Multiplies a preset's epochs, samples and widths, for a smaller machine; above 0, at most 1."""
-    design: Literal["one_at_a_time", "grid", "search"] = "one_at_a_time"
-    """Each flag by itself around the baseline, all combinations, or points drawn by TPE."""
     seeds: str | None = None
     """Seeds that every point runs with, as in 1,2,3 (default: --seed)."""
-    trials: int | None = None
-    """Points of a search (default: 20)."""
-    objectives: str = "loss"
-    """What a search makes small: loss, minutes or loss,minutes; only with loss alone are trials pruned."""
     storage: str | None = None
     """Database URL, as postgresql+psycopg://USER@HOST/DATABASE for many machines (default: a file of the study)."""
     workers: int = 1
@@ -53,6 +47,37 @@ class SweepArguments:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepArguments(StudyArguments):
+    """Train a model at many points around a baseline; the same command again goes on where it was stopped."""
+
+    vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUES")] = ()
+    """A flag of train and its values, num_experts=2,4,8; in a search a range, learning_rate=1e-5..1e-2:log."""
+    design: Literal["one_at_a_time", "grid", "search"] = "one_at_a_time"
+    """Each flag by itself around the baseline, all combinations, or points drawn by TPE."""
+    trials: int | None = None
+    """Points of a search (default: 20)."""
+    objectives: str = "loss"
+    """What a search makes small: loss, minutes or loss,minutes; only with loss alone are trials pruned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareArguments(StudyArguments):
+    """Train arms that differ only in what is named, seed by seed, and say which is better, worse, or that nothing can
+    be said; the same command again goes on where it was stopped.
+    """
+
+    arm: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME:"FLAGS"')] = ()
+    """An arm and its flags of train, hgnn:"--coupler_type HGNN"; the first is what the others are held against."""
+    across: Annotated[str | None, tyro.conf.arg(metavar="FIELD=VALUES")] = None
+    """Compare the arms at each value of a flag, num_experts=2,4,8, and how their difference changes with it."""
+    budget: Budget | None = None
+    """What every arm has as much of as the first: steps (the default), tokens, flops of training, or minutes as a short
+    calibration of each arm foretells them."""
+    configurations_tried: int | None = None
+    """Settings that were tried on the way here, in other studies too (default: those of this study)."""
 
 
 @dataclass(frozen=True, kw_only=True)

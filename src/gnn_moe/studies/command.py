@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import BadInput, Interrupted, RunFailed
 from gnn_moe.run_folder import RunFolder
-from gnn_moe.studies.arguments import StatusArguments, SweepArguments
+from gnn_moe.studies.arguments import StatusArguments, StudyArguments, SweepArguments
 from gnn_moe.studies.design import Point, config_of
 from gnn_moe.studies.engine import Engine, Watchers
 from gnn_moe.studies.foresight import foresee, foresight_table
@@ -32,6 +33,10 @@ from gnn_moe.studies.table import build_display, trials_table
 from gnn_moe.studies.workers import this_worker
 
 LOCK_FILE = ".lock"
+MINUTES_A_STEP = "minutes_a_step"
+"""The name by which the storage knows what was calibrated."""
+Settle = Callable[[Sweep, Mapping[str, Any], int], Sweep]
+"""(what the flags ask for, what the study was begun with, trials at once) → what is run."""
 
 
 def run_sweep(arguments: SweepArguments, command: Sequence[str], say: Callable[[str], None]) -> None:
@@ -46,18 +51,48 @@ def run_sweep(arguments: SweepArguments, command: Sequence[str], say: Callable[[
         BadInput: the sweep cannot be run; nothing was begun.
         Interrupted: a signal asked for it; the same command goes on.
     """
+    run_study(arguments, resolve(arguments), command, say)
+
+
+def run_study(
+    arguments: StudyArguments,
+    sweep: Sweep,
+    command: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    settle: Settle = lambda sweep, _known, _workers: sweep,
+) -> None:
+    """Runs what a sweep or a comparison was resolved to until every point has an outcome.
+
+    Args:
+        arguments: the flags.
+        sweep: what they ask for.
+        command: its words, for the record and to go on.
+        say: prints a line.
+        settle: decides what only the data and the machine can tell, once the storage answers. It is given what the
+            study was begun with, {} if it is new.
+
+    Raises:
+        BadInput: it cannot be run; nothing was begun.
+        Interrupted: a signal asked for it; the same command goes on.
+    """
     classes = parse_retry(arguments.retry)
-    sweep = resolve(arguments)
-    points = sweep.points()
+    sweep.points()
     if arguments.dry_run:
-        _show_points(sweep, points, say)
+        sweep = _settled_apart(sweep, settle, arguments.workers)
+        _show_points(sweep, sweep.points(), say)
         return
     url = arguments.storage or default_url(sweep.folder.absolute())
     shown = _without_password(command, arguments.storage)
     with closing(_open_queue(arguments, sweep, url)) as queue:
         try:
+            sweep = settle(sweep, queue.facts(), arguments.workers)
             queue.begin(sweep.facts(), sweep.check_unchanged)
-            queue.add(points)
+            if sweep.minutes_a_step:
+                queue.keep(MINUTES_A_STEP, sweep.minutes_a_step)
+            # Another worker may have begun it meanwhile.
+            sweep = settle(sweep, queue.facts(), arguments.workers)
+            queue.add(sweep.points())
             if classes:
                 say(f"{_retry(sweep, queue, classes)} failed points run again")
         except StorageLost as error:
@@ -68,7 +103,16 @@ def run_sweep(arguments: SweepArguments, command: Sequence[str], say: Callable[[
         say(line)
 
 
-def _open_queue(arguments: SweepArguments, sweep: Sweep, url: str) -> Queue:
+def _settled_apart(sweep: Sweep, settle: Settle, workers: int) -> Sweep:
+    """What only looks leaves nothing in the user's cache."""
+    baseline = sweep.baseline
+    with tempfile.TemporaryDirectory() as cache:
+        output = dataclasses.replace(baseline.output, cache_dir=cache)
+        found = settle(dataclasses.replace(sweep, baseline=dataclasses.replace(baseline, output=output)), {}, workers)
+    return dataclasses.replace(found, baseline=dataclasses.replace(found.baseline, output=baseline.output))
+
+
+def _open_queue(arguments: StudyArguments, sweep: Sweep, url: str) -> Queue:
     """The study's queue, once everything that could keep trials from starting has been tried."""
     _check_folder(sweep)
     # A server first: nothing is made where it cannot be reached. The default file needs the study's folder.
@@ -87,7 +131,7 @@ def _open_queue(arguments: SweepArguments, sweep: Sweep, url: str) -> Queue:
     )
 
 
-def _work(arguments: SweepArguments, recorder: Recorder, command: Sequence[str]) -> None:
+def _work(arguments: StudyArguments, recorder: Recorder, command: Sequence[str]) -> None:
     sweep = recorder.sweep
     display = build_display(f"{sweep.study}, {sweep.design}", quiet=arguments.quiet)
     recorder.display = display

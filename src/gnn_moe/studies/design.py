@@ -20,7 +20,7 @@ from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.studies.space import Range, Value, Values, Variation, values_of, with_values
 
-Design = Literal["one_at_a_time", "grid", "search"]
+Design = Literal["one_at_a_time", "grid", "search", "comparison"]
 
 BASELINE = "baseline"
 _LONGEST_NAME = 120
@@ -37,7 +37,9 @@ class Point:
     """The value of every field that the sweep varies."""
     seed: int
     key: str
-    """Digest of the whole config that it asks for, valid or not."""
+    """Digest of the whole config that it asks for, valid or not, and of the arm."""
+    arm: str | None = None
+    """The name of the arm of a comparison, or of the configuration, that it belongs to."""
 
 
 def make_point(baseline: RunConfig, params: Mapping[str, Value], seed: int, arm: str | None = None) -> Point:
@@ -51,7 +53,7 @@ def make_point(baseline: RunConfig, params: Mapping[str, Value], seed: int, arm:
     key = hashlib.sha256(json.dumps([arm, asked, seed]).encode()).hexdigest()[:12]
     label = arm or ",".join(f"{name}={value}" for name, value in changes.items()) or BASELINE
     readable = re.sub(r"[^\w.,=+-]", "_", label)[:_LONGEST_NAME]
-    return Point(name=f"{readable},seed={seed}-{key[:6]}", params=dict(params), seed=seed, key=key)
+    return Point(name=f"{readable},seed={seed}-{key[:6]}", params=dict(params), seed=seed, key=key, arm=arm)
 
 
 def config_of(baseline: RunConfig, point: Point) -> RunConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _LONGEST_SILENCE_MINUTES = 10.0
 """For which a lost storage is waited for once our own trials have ended."""
 _LONGEST_PAUSE_SECONDS = 30.0
-LOGS, HYPEREDGES_FILE = "logs", "hyperedges.json"
+LOGS, HYPEREDGES_FILE = "logs", "hyperedges-{}.json"
 
 
 @dataclass(kw_only=True)
@@ -201,7 +202,8 @@ class Engine:
             config = dataclasses.replace(config, training=dataclasses.replace(config.training, micro_batch_size=size))
         hyperedges = None
         if config.model.hyperedges is not None:
-            hyperedges = self.sweep.folder / HYPEREDGES_FILE
+            digest = hashlib.sha256(repr(config.model.hyperedges).encode()).hexdigest()[:8]
+            hyperedges = self.sweep.folder / HYPEREDGES_FILE.format(digest)
             if not hyperedges.exists():
                 write_hyperedges(config, hyperedges)
         log = self.sweep.folder / LOGS / f"{config.output.run_name}.log"

@@ -5,6 +5,7 @@ killed          a signal that the sweep did not send ended it
 non_finite      a loss or a gradient was not finite
 timeout         it took longer than --timeout
 bad_config      its settings or data cannot be used: `gnn-moe train` left with status 2
+leaking         it ended well, but its best checkpoint sees later tokens or other rows: its losses are worth nothing
 crash           everything else
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from gnn_moe.errors import BadInput
 
-ErrorClass = Literal["out_of_memory", "killed", "non_finite", "timeout", "bad_config", "crash"]
+ErrorClass = Literal["out_of_memory", "killed", "non_finite", "timeout", "bad_config", "leaking", "crash"]
 ERROR_CLASSES: tuple[ErrorClass, ...] = get_args(ErrorClass)
 
 _OWN_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)

@@ -12,6 +12,7 @@ from gnn_moe.errors import BadInput
 from gnn_moe.model.folders import read_json
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.failures import Failure
+from gnn_moe.training.record import read_metrics
 
 COMPLETED, FAILED, RUNNING, WAITING = "completed", "failed", "running", "waiting"
 
@@ -42,6 +43,14 @@ class Outcome:
     micro_batch_size: int | None = None
     """Samples computed at once, as chosen."""
     dataset: str | None = None
+    causal: bool | None = None
+    """Whether the best checkpoint sees no later token and no other row; None where that was not asked."""
+    largest_leak: float | None = None
+    selected_step: int | None = None
+    """The evaluation with the least loss on the half of the text that may choose."""
+    reported_loss: float | None = None
+    """The loss of that evaluation on the other half: what comparisons use."""
+    training_flops_per_token: int | None = None
 
     @property
     def minutes(self) -> float | None:
@@ -65,6 +74,9 @@ _FROM_SUMMARY = (
     "tokens_per_second",
     "peak_memory_bytes",
     "dataset",
+    "causal",
+    "largest_leak",
+    "training_flops_per_token",
 )
 
 
@@ -83,6 +95,8 @@ def completed_before(folder: RunFolder) -> Outcome | None:
 def outcome_of(folder: RunFolder, failure: Failure | None, *, pruned: bool = False) -> Outcome:
     """The outcome of a trial from its run folder; what a failed one left out or damaged is None.
 
+    A run that ended well and whose model sees the future has failed: its numbers must not be taken for a result.
+
     Raises:
         BadInput: the run was completed and its files are damaged.
     """
@@ -92,6 +106,8 @@ def outcome_of(folder: RunFolder, failure: Failure | None, *, pruned: bool = Fal
         if failure is None:
             raise
         numbers = {}
+    if failure is None and numbers["causal"] is False:
+        failure = Failure(error_class="leaking", message=_leak(numbers["largest_leak"]))
     if failure is None:
         return Outcome(state="completed", pruned=pruned, **numbers)
     return Outcome(state="failed", error_class=failure.error_class, error_message=failure.message, **numbers)
@@ -117,4 +133,21 @@ def micro_batch_of(folder: RunFolder) -> int | None:
 def _numbers(folder: RunFolder) -> dict[str, Any]:
     summary = folder.read_summary() or {}
     numbers: dict[str, Any] = {name: summary.get(name) for name in _FROM_SUMMARY}
-    return numbers | {"micro_batch_size": micro_batch_of(folder)}
+    return numbers | {"micro_batch_size": micro_batch_of(folder)} | _selected(folder)
+
+
+def _selected(folder: RunFolder) -> dict[str, Any]:
+    """The evaluation that the one half of the text chooses, and its loss on the other; {} without evaluations."""
+    rows = read_metrics(folder.metrics) if folder.metrics.exists() else []
+    evaluations = [row for row in rows if row["kind"] == "eval" and row.get("selection_loss") is not None]
+    if not evaluations:
+        return {}
+    chosen = min(evaluations, key=lambda row: float(row["selection_loss"]))
+    return {"selected_step": chosen["step"], "reported_loss": chosen.get("reported_loss")}
+
+
+def _leak(size: float) -> str:
+    return (
+        f"the best checkpoint sees the future: changing later tokens and other rows moved a state by {size:.2g} of the "
+        "largest; its losses are worth nothing"
+    )

@@ -110,6 +110,16 @@ class Queue:
             for name, value in facts.items() if not stored else ():
                 self._study.set_user_attr(name, value)
 
+    def facts(self) -> dict[str, Any]:
+        """What the study was begun with; {} for a new one."""
+        with storage_errors():
+            return dict(self._study.user_attrs)
+
+    def keep(self, name: str, values: Mapping[str, Any]) -> None:
+        """Adds to what the study knows by that name; what it knows already stays."""
+        with storage_errors(), self._alone():
+            self._study.set_user_attr(name, {**values, **self._study.user_attrs.get(name, {})})
+
     def rows(self) -> list[Row]:
         """The state of every point, in the order in which they were first enqueued."""
         with storage_errors():

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gnn_moe.studies.comparison import as_record
 from gnn_moe.studies.engine import LOGS
-from gnn_moe.studies.outcomes import Outcome
+from gnn_moe.studies.evidence import weigh
+from gnn_moe.studies.outcomes import COMPLETED, FAILED, Outcome
 from gnn_moe.studies.queue import Queue, Row
 from gnn_moe.studies.reference import reference_of
 from gnn_moe.studies.results import (
@@ -58,8 +60,23 @@ def study_record(sweep: Sweep, rows: Sequence[Row], *, storage: str, command: Se
         "command": list(command),
         "counts": count_states(trials),
         "reference": reference_of(sweep.preset),
+        "comparison": _comparison_record(sweep, trials),
         "trials": trials,
     }
+
+
+def _comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
+    """What is compared, and once every point has an outcome what it says: looking earlier would be looking often."""
+    if sweep.comparison is None:
+        return None
+    asked = {point.name for point in sweep.points()}
+    of_it = [trial for trial in trials if trial["name"] in asked]
+    ended = len(of_it) == len(asked) and all(trial["state"] in (COMPLETED, FAILED) for trial in of_it)
+    evidence = None
+    if ended:
+        others = [trial for trial in trials if trial["name"] not in asked]
+        evidence = weigh(sweep.comparison, of_it, sweep.seeds, sweep.local_folder, others=others).as_record()
+    return as_record(sweep.comparison) | {"minutes_a_step": dict(sweep.minutes_a_step) or None, "evidence": evidence}
 
 
 def scale_note(sweep: Sweep) -> str | None:
@@ -79,6 +96,7 @@ def trial_record(sweep: Sweep, row: Row) -> TrialRow:
     return {
         "number": row.number,
         "name": row.point.name,
+        "arm": row.point.arm,
         "params": dict(row.point.params),
         "seed": row.point.seed,
         **outcome,
@@ -121,7 +139,7 @@ class Recorder:
     def _write(self, rows: Sequence[Row], trials: Sequence[TrialRow]) -> None:
         ended = sum(row.outcome is not None for row in rows)
         if ended != self._ended:
-            self.skipped = write_tables(self.sweep.folder, trials, self._run_folder)
+            self.skipped = write_tables(self.sweep.folder, trials, self.sweep.local_folder)
             self._ended = ended
         write_study(self.sweep.folder, lambda: self._record(self.queue.rows()))
 
@@ -129,17 +147,13 @@ class Recorder:
         record = study_record(self.sweep, rows, storage=self.storage, command=self.command)
         return record | {"unreadable_run_folders": self.skipped}
 
-    def _run_folder(self, trial: TrialRow) -> Path:
-        """Where a trial's record is here, whatever another machine calls the study's folder."""
-        return self.sweep.folder / Path(str(trial["run_dir"])).name
-
     def summary(self) -> list[str]:
         """What to say at the end."""
         trials = load(self.sweep.folder).trials
         counts = ", ".join(f"{count} {label}" for label, count in count_states(trials).items())
         lines = [f"{self.sweep.folder / STUDY_FILE}: {counts}"]
         losses = [trial for trial in trials if trial["best_eval_loss"] is not None and trial["state"] == "completed"]
-        if losses:
+        if losses and self.sweep.comparison is None:  # a comparison has verdicts instead
             best = min(losses, key=lambda trial: float(trial["best_eval_loss"]))
             lines.append(f"lowest evaluation loss {best['best_eval_loss']:.4f}: {best['name']}")
         if self.skipped:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from gnn_moe.config import LONGEST_RUN_NAME, OutputConfig, RunConfig
 from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import BadInput, unknown_name
-from gnn_moe.studies.arguments import SweepArguments
+from gnn_moe.studies.arguments import StudyArguments, SweepArguments
 from gnn_moe.studies.design import parse_seeds
 from gnn_moe.studies.failures import ERROR_CLASSES
 from gnn_moe.studies.presets import find_preset, scaled, with_scaled_samples
@@ -45,10 +45,10 @@ def resolve(arguments: SweepArguments) -> Sweep:
     Raises:
         BadInput: a flag is missing, unknown, or does not go with another.
     """
-    _check_numbers(arguments)
-    if arguments.study is None:
-        raise BadInput("--study is missing: name the study, as in --study experts; --preset has names of its own")
-    check_name(arguments.study)
+    check_numbers(arguments)
+    if arguments.trials is not None and arguments.trials <= 0:
+        raise BadInput(f"--trials {arguments.trials} must be a positive whole number")
+    study = checked_name(arguments.study)
     preset = None if arguments.preset is None else find_preset(arguments.preset)
     variations: Sequence[Variation] = parse_variations(arguments.vary)
     if preset is not None and preset.arms and variations:
@@ -58,14 +58,14 @@ def resolve(arguments: SweepArguments) -> Sweep:
         given = {each.field for each in variations}
         variations = [*(each for each in of_preset if each.field not in given), *variations]
     _check_design(arguments, variations)
-    baseline = _baseline(arguments)
+    baseline = baseline_of(arguments)
     return Sweep(
-        study=arguments.study,
+        study=study,
         baseline=baseline,
         design=arguments.design,
         variations=tuple(variations),
         arms={} if preset is None else preset.arms,
-        seeds=(arguments.training.seed,) if arguments.seeds is None else parse_seeds(arguments.seeds),
+        seeds=seeds_of(arguments),
         objectives=parse_objectives(arguments.objectives),
         trials=arguments.trials or _TRIALS,
         preset=arguments.preset,
@@ -73,7 +73,8 @@ def resolve(arguments: SweepArguments) -> Sweep:
     )
 
 
-def _baseline(arguments: SweepArguments) -> RunConfig:
+def baseline_of(arguments: StudyArguments) -> RunConfig:
+    """What every point of a study changes."""
     output = OutputConfig(
         output_dir=arguments.output_dir, save_every=arguments.save_every, cache_dir=arguments.cache_dir
     )
@@ -101,13 +102,35 @@ def _check_design(arguments: SweepArguments, variations: Sequence[Variation]) ->
         raise BadInput(f"--objectives {arguments.objectives} is for --design search; leave it out")
 
 
-def _check_numbers(arguments: SweepArguments) -> None:
-    for name in ("workers", "heartbeat", "trials"):
+def check_numbers(arguments: StudyArguments) -> None:
+    """Checks the numbers that no config holds.
+
+    Raises:
+        BadInput: one is not positive.
+    """
+    for name in ("workers", "heartbeat"):
         value = getattr(arguments, name)
-        if value is not None and value <= 0:
+        if value <= 0:
             raise BadInput(f"--{name} {value} must be a positive whole number")
     if arguments.timeout is not None and not 0 < arguments.timeout < math.inf:
         raise BadInput(f"--timeout {arguments.timeout} must be a positive number of minutes")
+
+
+def seeds_of(arguments: StudyArguments) -> tuple[int, ...]:
+    """Those of `--seeds`, or the one of `--seed`."""
+    return (arguments.training.seed,) if arguments.seeds is None else parse_seeds(arguments.seeds)
+
+
+def checked_name(study: str | None) -> str:
+    """The study's name.
+
+    Raises:
+        BadInput: there is none, or it is that of no folder of its own.
+    """
+    if study is None:
+        raise BadInput("--study is missing: name the study, as in --study experts; --preset has names of its own")
+    check_name(study)
+    return study
 
 
 def check_name(study: str) -> None:

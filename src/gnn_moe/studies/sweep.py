@@ -10,6 +10,7 @@ from typing import Any
 
 from gnn_moe.config import OutputConfig, RunConfig, changed_fields, run_config_from_dict, to_dict
 from gnn_moe.errors import BadInput
+from gnn_moe.studies.comparison import Comparison
 from gnn_moe.studies.design import (
     Design,
     Point,
@@ -43,6 +44,10 @@ class Sweep:
     preset: str | None = None
     scale: float | None = None
     """By which the preset's epochs, samples and widths were multiplied."""
+    comparison: Comparison | None = None
+    """Whose cells are the arms."""
+    minutes_a_step: Mapping[str, float] = field(default_factory=dict)
+    """Of the cells of a comparison with a budget of minutes, as calibrated when it was begun."""
 
     @property
     def folder(self) -> Path:
@@ -74,6 +79,8 @@ class Sweep:
         facts: dict[str, Any] = {"baseline": settings_of(self.baseline), "design": self.design}
         if self.is_search:
             facts |= {"objectives": list(self.objectives), "vary": [str(each) for each in self.variations]}
+        if self.comparison is not None:
+            facts |= {"budget": self.comparison.budget}
         return facts
 
     def check_unchanged(self, facts: Mapping[str, Any]) -> None:
@@ -132,6 +139,10 @@ class Sweep:
         """Where the record of a point's run is."""
         smaller = "" if micro_batch_size is None else f",micro_batch_size={micro_batch_size}"
         return self.folder / f"{point.name}{smaller}"
+
+    def local_folder(self, trial: Mapping[str, Any]) -> Path:
+        """Where the record of a trial's row is here, whatever another machine calls the study's folder."""
+        return self.folder / Path(str(trial["run_dir"])).name
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

@@ -174,18 +174,31 @@ def compare(
     Raises:
         BadInput: no arm, a name that stands twice, or fewer configurations tried than are compared.
     """
-    names = [baseline.name, *(arm.name for arm in arms)]
     if not arms:
         raise BadInput(f"nothing to compare with {baseline.name!r}: name one more arm")
-    if len(set(names)) < len(names):
-        raise BadInput(f"arms {', '.join(names)}: each needs a name of its own")
-    if type(configurations_tried) is not int or configurations_tried < len(names):
-        least = f"a whole number from {len(names)}, the arms compared"
+    return compare_pairs(
+        [(baseline, arm) for arm in arms], configurations_tried=configurations_tried, generator=generator
+    )
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[Arm, Arm]], *, configurations_tried: int, generator: np.random.Generator
+) -> tuple[Comparison, ...]:
+    """The same for arms with baselines of their own, as where both are compared at several sizes: (baseline, arm).
+
+    Raises:
+        BadInput: two arms of one name, or fewer configurations tried than are compared.
+    """
+    arms, baselines = [arm.name for _, arm in pairs], {baseline.name for baseline, _ in pairs}
+    if len(set(arms)) < len(arms) or baselines & set(arms):
+        raise BadInput(f"arms {', '.join([*sorted(baselines), *arms])}: each needs a name of its own")
+    if type(configurations_tried) is not int or configurations_tried < len(baselines) + len(arms):
+        least = f"a whole number from {len(baselines) + len(arms)}, the arms compared"
         raise BadInput(f"configurations_tried {configurations_tried!r} must be {least}")
-    alone = [_alone(baseline, arm, generator) for arm in arms]
+    alone = [_alone(baseline, arm, generator) for baseline, arm in pairs]
     decisions = holm([1.0 if one.p_value is None else one.p_value for one in alone])
     return tuple(
-        _decided(one, adjusted, rejected, level, arms_compared=len(arms), configurations_tried=configurations_tried)
+        _decided(one, adjusted, rejected, level, arms_compared=len(pairs), configurations_tried=configurations_tried)
         for one, adjusted, rejected, level in zip(
             alone, decisions.adjusted, decisions.rejected, decisions.levels, strict=True
         )

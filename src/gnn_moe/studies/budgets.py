@@ -1,0 +1,119 @@
+"""As much for every arm as for the first: of steps, tokens, training FLOPs or minutes.
+
+An arm's budget becomes a number of steps before it starts, so that its learning rate falls along the whole of its
+schedule. A step's work is 1, its samples, the FLOPs of its samples, or the minutes that a short calibration on this
+machine foretold; the minutes that the runs then took stand beside their losses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from gnn_moe.config import RunConfig
+from gnn_moe.errors import BadInput
+from gnn_moe.model.size import model_size
+from gnn_moe.plans import calibrate
+from gnn_moe.studies.arguments import Budget
+from gnn_moe.studies.comparison import Comparison
+from gnn_moe.studies.space import with_values
+
+
+def configs_of(baseline: RunConfig, comparison: Comparison) -> dict[str, RunConfig]:
+    """The config of every cell whose settings go together, by label."""
+    found = {}
+    for label, changes in comparison.changes().items():
+        try:
+            found[label] = with_values(baseline, changes)
+        except BadInput:  # a failed trial of class bad_config, in its turn
+            continue
+    return found
+
+
+def steps_within(
+    comparison: Comparison, configs: Mapping[str, RunConfig], *, samples: int, minutes_a_step: Mapping[str, float]
+) -> dict[str, int]:
+    """The steps of the cells that need other ones than their settings give, by label.
+
+    Args:
+        comparison: with its budget.
+        configs: as `configs_of` gives them, with the vocabulary.
+        samples: of training.
+        minutes_a_step: of every cell; used for the budget of minutes only.
+    """
+
+    def steps(label: str) -> int:
+        return configs[label].training.count_steps(samples)
+
+    def work(label: str) -> float:
+        config = configs[label]
+        return _work_of_a_step(comparison.budget, config, minutes_a_step.get(label, 0.0))
+
+    found: dict[str, int] = {}
+    firsts = {cell.value: cell.label for cell in comparison.cells() if cell.arm == comparison.first}
+    for cell in comparison.cells():
+        first = firsts[cell.value]
+        if first not in configs or cell.label not in configs:
+            continue
+        wanted = max(1, round(steps(first) * work(first) / work(cell.label)))
+        if wanted != steps(cell.label):
+            found[cell.label] = wanted
+    return found
+
+
+def _work_of_a_step(budget: Budget, config: RunConfig, minutes: float) -> float:
+    rows = config.training.batch_size
+    return {
+        "steps": 1.0,
+        "tokens": float(rows),
+        "flops": float(rows) * model_size(config.model).training_flops_per_token,
+        "minutes": minutes,
+    }[budget]
+
+
+def time_steps(configs: Mapping[str, RunConfig]) -> dict[str, float]:
+    """Minutes of a training step of each config on this machine, from a dozen of its own steps.
+
+    Raises:
+        GnnMoeError: the data cannot be used, or the steps of one failed.
+    """
+    found = {label: calibrate(config) for label, config in configs.items()}
+    return {label: one.train_minutes / one.steps for label, one in found.items()}
+
+
+def common_micro_batch(configs: Mapping[str, RunConfig], *, at_once: int) -> int:
+    """The largest micro-batch with which every config fits into its share of the memory that there is.
+
+    It is asked in a process of its own, which takes what it knows of the device with it when it ends.
+
+    Args:
+        configs: with `--micro_batch_size auto`.
+        at_once: trials that share the memory.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        return min(apart.submit(_fitting, tuple(configs.values()), at_once).result())
+
+
+def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
+    from gnn_moe.data.corpus import load_corpus
+    from gnn_moe.model.memory import largest_micro_batch
+    from gnn_moe.runs import circumstances_of
+    from gnn_moe.training.device import accelerator_for
+    from gnn_moe.training.memory_limits import room_bytes
+
+    found = []
+    for config in configs:
+        corpus = load_corpus(config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
+        model = dataclasses.replace(config.model, vocab_size=corpus.vocab_size)
+        with accelerator_for(config.training.device, config.training.precision) as accelerator:
+            found.append(
+                largest_micro_batch(
+                    model,
+                    config.training,
+                    room_bytes=room_bytes(accelerator.device) // at_once,
+                    **circumstances_of(config, corpus, accelerator),
+                )
+            )
+    return found

@@ -1,0 +1,171 @@
+"""`gnn-moe compare`: arms trained seed by seed, then weighed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gnn_moe.data.corpus import load_corpus
+from gnn_moe.errors import BadInput
+from gnn_moe.studies.arguments import CompareArguments
+from gnn_moe.studies.budgets import common_micro_batch, configs_of, steps_within, time_steps
+from gnn_moe.studies.command import MINUTES_A_STEP, run_study
+from gnn_moe.studies.comparison import Comparison, parse_across, parse_arms, with_steps
+from gnn_moe.studies.presets import scaled
+from gnn_moe.studies.questions import Question, find_question
+from gnn_moe.studies.resolve import baseline_of, check_numbers, checked_name, seeds_of
+from gnn_moe.studies.results import load
+from gnn_moe.studies.sweep import Sweep
+
+
+def with_question(arguments: CompareArguments) -> CompareArguments:
+    """The flags' defaults that `--preset` and `--scale` ask for.
+
+    Raises:
+        BadInput: there is no such preset, or the scale cannot be had.
+    """
+    if arguments.preset is None:
+        if arguments.scale is not None:
+            raise BadInput(f"--scale {arguments.scale:g} is for a --preset: name one, or give smaller numbers")
+        return CompareArguments()
+    question = _question(arguments)
+    assert question is not None
+    baseline = question.preset.baseline
+    return CompareArguments(
+        study=arguments.preset,
+        seeds=question.seeds,
+        budget=question.budget,
+        model=baseline.model,
+        data=baseline.data,
+        training=baseline.training,
+    )
+
+
+def run_comparison(arguments: CompareArguments, command: Sequence[str], say: Callable[[str], None]) -> None:
+    """Runs a comparison until every point has an outcome, and says what it found.
+
+    Args:
+        arguments: the flags, with a preset's values where the command gave none.
+        command: its words, for the record and to go on.
+        say: prints a line.
+
+    Raises:
+        BadInput: the comparison cannot be run; nothing was begun.
+        Interrupted: a signal asked for it; the same command goes on.
+    """
+    sweep = resolve_comparison(arguments)
+    run_study(arguments, sweep, command, say, settle=settled)
+    if not arguments.dry_run:
+        show_evidence(sweep, say)
+
+
+def resolve_comparison(arguments: CompareArguments) -> Sweep:
+    """The study that the flags ask for.
+
+    Raises:
+        BadInput: a flag is missing, unknown, or does not go with another.
+    """
+    check_numbers(arguments)
+    study = checked_name(arguments.study)
+    baseline = baseline_of(arguments)
+    question = _question(arguments)
+    if question is not None and arguments.arm:
+        raise BadInput(f"--arm: --preset {arguments.preset} has arms of its own; give one of them")
+    arms: Mapping[str, Mapping[str, Any]] = (
+        parse_arms(arguments.arm, baseline) if question is None else question.preset.arms
+    )
+    if not arms:
+        raise BadInput('--arm is missing: name two or more, as in --arm gnn:"--coupler_type GNN"')
+    across = parse_across(arguments.across, arms)
+    if across is None and question is not None:
+        across = question.across
+    comparison = Comparison(
+        arms=arms,
+        across=across,
+        budget=arguments.budget or "steps",
+        configurations_tried=arguments.configurations_tried,
+    )
+    return Sweep(
+        study=study,
+        baseline=baseline,
+        design="comparison",
+        arms=comparison.changes(),
+        seeds=seeds_of(arguments),
+        preset=arguments.preset,
+        scale=arguments.scale,
+        comparison=comparison,
+    )
+
+
+def settled(sweep: Sweep, known: Mapping[str, Any], workers: int) -> Sweep:
+    """The study with the one micro-batch and the steps that its arms are to have.
+
+    Args:
+        sweep: as the flags ask for it.
+        known: what it was begun with; {} for a new one. What was decided then stays.
+        workers: trials at once.
+    """
+    assert sweep.comparison is not None
+    baseline, comparison = sweep.baseline, sweep.comparison
+    corpus = load_corpus(
+        baseline.data, max_seq_length=baseline.model.max_seq_length, cache_dir=baseline.output.cache_dir
+    )
+    model = dataclasses.replace(baseline.model, vocab_size=corpus.vocab_size)
+    configs = configs_of(dataclasses.replace(baseline, model=model), comparison)
+    if baseline.training.micro_batch_size == "auto" and configs:
+        stored = known.get("baseline", {}).get("training", {}).get("micro_batch_size")
+        size = stored or common_micro_batch(configs, at_once=workers)
+        baseline = dataclasses.replace(baseline, training=dataclasses.replace(baseline.training, micro_batch_size=size))
+    minutes = dict(known.get(MINUTES_A_STEP, {}))
+    if comparison.budget == "minutes":
+        minutes |= time_steps({label: config for label, config in configs.items() if label not in minutes})
+    steps = steps_within(comparison, configs, samples=len(corpus.split("train")), minutes_a_step=minutes)
+    return dataclasses.replace(sweep, baseline=baseline, arms=with_steps(comparison, steps), minutes_a_step=minutes)
+
+
+def show_evidence(sweep: Sweep, say: Callable[[str], None]) -> None:
+    """Prints what study.json says of the comparison."""
+    found = load(sweep.folder).values["comparison"]["evidence"]
+    if found is None:
+        return
+    table = Table(title="losses are means over seeds, with 95 % t intervals, in nats a token", title_justify="left")
+    for name in ("arm", "seeds", "loss", "interval", "parameters", "steps", "training PFLOPs", "minutes"):
+        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+    for cell in found["cells"]:
+        table.add_row(*map(escape, _cells(cell)))
+    Console().print(table)
+    for question in found["questions"]:
+        say(f"{question['asks']} ({question['unit']})")
+        for sentence in question["sentences"]:
+            say(f"  {sentence}")
+    for note in found["notes"]:
+        say(f"note: {note}")
+
+
+def _cells(cell: Mapping[str, Any]) -> list[str]:
+    estimate = cell["estimate"]
+    interval = estimate and estimate["interval"]
+    return [
+        cell["label"],
+        f"{len(cell['seeds'])}" + (f" of {len(cell['seeds']) + len(cell['left_out'])}" if cell["left_out"] else ""),
+        f"{estimate['mean']:.4f}" if estimate else "",
+        f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "",
+        f"{cell['parameters']:,}" if cell["parameters"] else "",
+        f"{cell['steps']:.0f}" if cell["steps"] else "",
+        f"{cell['training_flops'] / 1e15:.4g}" if cell["training_flops"] else "",
+        f"{cell['minutes']:.1f}" if cell["minutes"] is not None else "",
+    ]
+
+
+def _question(arguments: CompareArguments) -> Question | None:
+    if arguments.preset is None:
+        return None
+    question = find_question(arguments.preset)
+    if arguments.scale is None:
+        return question
+    return dataclasses.replace(question, preset=scaled(question.preset, arguments.scale))

@@ -1,0 +1,255 @@
+"""The trials of a comparison → its arms, verdicts and what they rest on, as plain values for study.json.
+
+An arm's number for a seed is `reported_loss`: of the evaluation that has the least loss on one half of the evaluation
+text, the loss on the other half. Only completed trials whose best checkpoint was seen not to look ahead count; every
+other one is listed with the reason.
+
+Three questions are asked of every arm and the first one, with the verdicts of each question holding jointly:
+
+- their losses, at each value that is gone across;
+- where there are several such values and they are numbers: does the difference change with them? A seed's losses are
+  fitted by a line over log2 of the value, and the slopes, in nats a doubling, are compared as losses are;
+- the minutes to one loss: of a seed, the higher of the two arms' least reported losses, so that both reach it. The
+  logarithms are compared, so that the answer is a ratio. Minutes are those of a machine as busy as it then was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn_moe.errors import BadInput
+from gnn_moe.studies.comparison import Cell, Comparison
+from gnn_moe.studies.results import TrialRow
+from gnn_moe.studies.statistics import mean_estimate
+from gnn_moe.studies.verdicts import Arm, compare_pairs, in_words
+from gnn_moe.studies.verdicts import Comparison as Verdict
+from gnn_moe.training.record import METRICS_FILE, read_metrics
+
+_SEED = 20240301
+"""Of bootstrap and sign flips: the same trials give the same record."""
+Curve = list[tuple[float, float]]
+"""(minutes, reported loss) of each evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One thing that is asked of every arm and the first."""
+
+    asks: str
+    unit: str
+    verdicts: tuple[Verdict, ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a comparison found."""
+
+    cells: list[dict[str, Any]]
+    """A row an arm and value: losses by seed, their mean with its interval, what was spent, what was left out."""
+    questions: tuple[Question, ...]
+    notes: list[str]
+    """What a reader must know before believing any of it."""
+
+    def as_record(self) -> dict[str, Any]:
+        """For study.json."""
+        return {
+            "cells": self.cells,
+            "questions": [dataclasses.asdict(each) for each in self.questions],
+            "notes": self.notes,
+        }
+
+
+def weigh(
+    comparison: Comparison,
+    trials: Sequence[TrialRow],
+    seeds: Sequence[int],
+    run_folder: Callable[[TrialRow], Path],
+    *,
+    others: Sequence[TrialRow] = (),
+) -> Evidence:
+    """What the trials of a comparison say.
+
+    Args:
+        comparison: what was compared.
+        trials: rows of its points.
+        seeds: that were asked for.
+        run_folder: where a trial's record is.
+        others: of the study, such as arms that are compared no more; they count as tried.
+    """
+    of_cell = {
+        cell.label: {trial["seed"]: trial for trial in trials if trial["arm"] == cell.label}
+        for cell in comparison.cells()
+    }
+    left = {repr((trial["arm"], sorted(trial["params"].items()))) for trial in others}
+    tried = max(comparison.configurations_tried or 0, len(of_cell) + len(left))
+    arms = {label: _arm(label, found) for label, found in of_cell.items()}
+    questions = [_losses(comparison, arms, tried)]
+    if _is_numeric(comparison):
+        questions.append(_trend(comparison, arms, tried))
+    curves = {label: _curves(found, run_folder) for label, found in of_cell.items()}
+    questions.append(_minutes(comparison, curves, tried))
+    cells = [_cell(cell, arms[cell.label], of_cell[cell.label], seeds) for cell in comparison.cells()]
+    return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds))
+
+
+def reason_left_out(trial: TrialRow) -> str | None:
+    """Why a trial's number may not enter a result, or None."""
+    if trial["state"] != "completed":
+        return f"{trial['error_class'] or trial['state']}: {trial['error_message'] or 'it has no result yet'}"
+    if trial["causal"] is not True:
+        return "it was not asked whether its checkpoint sees the future: run it again with this version"
+    if trial["reported_loss"] is None:
+        return "its evaluations have no halves to choose by and to report: run it again with this version"
+    return None
+
+
+def _arm(label: str, trials: Mapping[int, TrialRow]) -> Arm:
+    good = {seed: trial for seed, trial in trials.items() if reason_left_out(trial) is None}
+    return Arm(name=label, seeds=tuple(good), losses=tuple(float(each["reported_loss"]) for each in good.values()))
+
+
+def _pairs(comparison: Comparison, arms: Mapping[str, Arm]) -> list[tuple[Arm, Arm]]:
+    """Every arm with the first one at the same value."""
+    first = {cell.value: arms[cell.label] for cell in comparison.cells() if cell.arm == comparison.first}
+    return [(first[cell.value], arms[cell.label]) for cell in comparison.cells() if cell.arm != comparison.first]
+
+
+def _ask(
+    asks: str, unit: str, pairs: Sequence[tuple[Arm, Arm]], tried: int, words: Callable[[Verdict], str]
+) -> Question:
+    verdicts = compare_pairs(pairs, configurations_tried=tried, generator=np.random.default_rng(_SEED))
+    return Question(asks=asks, unit=unit, verdicts=verdicts, sentences=tuple(map(words, verdicts)))
+
+
+def _losses(comparison: Comparison, arms: Mapping[str, Arm], tried: int) -> Question:
+    return _ask("Which has the lower loss?", "nats a token", _pairs(comparison, arms), tried, in_words)
+
+
+def _is_numeric(comparison: Comparison) -> bool:
+    values = comparison.across.values if comparison.across else ()
+    return len(values) > 1 and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
+    )
+
+
+def _trend(comparison: Comparison, arms: Mapping[str, Arm], tried: int) -> Question:
+    """Slopes of the loss over log2 of the value, seed by seed."""
+    assert comparison.across is not None
+    field, values = comparison.across.field, [float(value) for value in comparison.across.values if value is not None]
+    slopes = {}
+    for name in comparison.arms:
+        at_values = [arms[cell.label] for cell in comparison.cells() if cell.arm == name]
+        losses = [dict(zip(arm.seeds, arm.losses, strict=True)) for arm in at_values]
+        complete = [seed for seed in at_values[0].seeds if all(seed in each for each in losses)]
+        fitted = [float(np.polyfit(np.log2(values), [each[seed] for each in losses], 1)[0]) for seed in complete]
+        slopes[name] = Arm(name=f"the slope of {name}", seeds=tuple(complete), losses=tuple(fitted))
+    pairs = [(slopes[comparison.first], slopes[name]) for name in comparison.arms if name != comparison.first]
+    return _ask(f"Whose loss falls faster with {field}?", f"nats a token a doubling of {field}", pairs, tried, in_words)
+
+
+def _curves(trials: Mapping[int, TrialRow], run_folder: Callable[[TrialRow], Path]) -> dict[int, Curve]:
+    found = {}
+    for seed, trial in trials.items():
+        if reason_left_out(trial) is not None:
+            continue
+        try:
+            rows = read_metrics(run_folder(trial) / METRICS_FILE)
+        except (BadInput, OSError):  # damaged, or on another machine: study.json names it
+            continue
+        found[seed] = [(row["minutes"], row["reported_loss"]) for row in rows if row["kind"] == "eval"]
+    return found
+
+
+def _minutes(comparison: Comparison, curves: Mapping[str, Mapping[int, Curve]], tried: int) -> Question:
+    """Logarithms of the minutes to a loss that both reach."""
+    first = {cell.value: cell.label for cell in comparison.cells() if cell.arm == comparison.first}
+    pairs = []
+    for cell in comparison.cells():
+        if cell.arm == comparison.first:
+            continue
+        of_first, of_arm = curves[first[cell.value]], curves[cell.label]
+        both = sorted(set(of_first) & set(of_arm))
+        targets = {seed: max(min(loss for _, loss in each[seed]) for each in (of_first, of_arm)) for seed in both}
+        pairs.append(
+            tuple(
+                Arm(
+                    name=label,
+                    seeds=tuple(both),
+                    losses=tuple(math.log(minutes_to(found[seed], targets[seed])) for seed in both),
+                )
+                for label, found in ((first[cell.value], of_first), (cell.label, of_arm))
+            )
+        )
+    return _ask("Which reaches one loss sooner?", "log minutes", [(a, b) for a, b in pairs], tried, _ratio_in_words)
+
+
+def minutes_to(curve: Curve, loss: float) -> float:
+    """The minutes after which a curve is at a loss that it reaches, on the line between two evaluations."""
+    before: tuple[float, float] | None = None
+    for minutes, now in curve:
+        if now <= loss:
+            if before is None or before[1] == now:
+                return minutes
+            return before[0] + (minutes - before[0]) * (before[1] - loss) / (before[1] - now)
+        before = (minutes, now)
+    raise ValueError(f"the curve never reaches {loss}")
+
+
+def _ratio_in_words(found: Verdict) -> str:
+    if found.mean_difference is None:
+        return f"{found.arm} and {found.baseline} have no seed in common"
+    claim = {
+        "better": f"{found.arm} reaches a loss that both reach sooner than {found.baseline}",
+        "worse": f"{found.arm} reaches a loss that both reach later than {found.baseline}",
+        "no evidence": f"no evidence that {found.arm} and {found.baseline} differ in the minutes to a loss",
+    }[found.verdict]
+    ratio = f"{claim}: {math.exp(found.mean_difference):.3g} times its minutes"
+    if (interval := found.decision_interval) is None:
+        return f"{ratio}; no interval can be given"
+    level = f"{100 * interval.level:.3g} % interval"
+    return f"{ratio} ({level} {math.exp(interval.low):.3g} to {math.exp(interval.high):.3g})"
+
+
+def _cell(cell: Cell, arm: Arm, trials: Mapping[int, TrialRow], seeds: Sequence[int]) -> dict[str, Any]:
+    good = [trials[seed] for seed in arm.seeds]
+    left_out = {seed: reason_left_out(trials[seed]) for seed in seeds if seed not in arm.seeds}
+    return {
+        "label": cell.label,
+        "arm": cell.arm,
+        "value": cell.value,
+        "seeds": list(arm.seeds),
+        "losses": list(arm.losses),
+        "estimate": dataclasses.asdict(mean_estimate(arm.losses)) if arm.losses else None,
+        "left_out": [{"seed": seed, "reason": reason} for seed, reason in left_out.items()],
+        "parameters": next((each["total_parameters"] for each in good), None),
+        "micro_batch_sizes": sorted({each["micro_batch_size"] for each in good}),
+        **{name: _mean([each[name] for each in good]) for name in ("steps", "tokens", "minutes", "train_minutes")},
+        "training_flops": _mean([each["tokens"] * each["training_flops_per_token"] for each in good]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _notes(cells: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[str]:
+    notes = []
+    if len(seeds) < 2:
+        notes.append("one seed: no interval can be given; run with --seeds 1,2,3,4,5")
+    notes += [
+        f"left out: {cell['label']}, seed {each['seed']}: {each['reason']}"
+        for cell in cells
+        for each in cell["left_out"]
+    ]
+    sizes = {size for cell in cells for size in cell["micro_batch_sizes"]}
+    if len(sizes) > 1:
+        notes.append(f"micro-batches differ ({', '.join(map(str, sorted(sizes)))}): dropout drew other masks")
+    return notes
