@@ -218,8 +218,8 @@ def test_each_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> No
 
 FLAGS_OF_VERBS = {
     "inspect": "json coupler_type num_experts embed_dim num_layers gnn_layers max_seq_length hyperedges",
-    "evaluate": "split checkpoint json dataset_name dataset_config_name text_column data_format tokenizer "
-    "num_eval_samples num_train_samples",
+    "evaluate": "split checkpoint ablate ablate_seed coupling json dataset_name dataset_config_name text_column "
+    "data_format tokenizer num_eval_samples num_train_samples",
     "generate": "prompt temperature top_k top_p seed",
     "import": "output",
     "compare": "study arm across budget configurations_tried preset scale seeds storage workers timeout retry "

@@ -39,10 +39,10 @@ def check_count(config: Any, name: str) -> None:
         raise BadInput(f"--{name} {value!r} must be a positive whole number, or -1 for all")
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, name: str = "seed") -> None:
     """A seed: a whole number from 0 that fits 63 bits."""
     if type(seed) is not int or not 0 <= seed < 2**63:
-        raise BadInput(f"--seed {seed!r} must be a whole number from 0 to 2^63 - 1")
+        raise BadInput(f"--{name} {seed!r} must be a whole number from 0 to 2^63 - 1")
 
 
 def is_number(value: object) -> bool:

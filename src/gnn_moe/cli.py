@@ -59,8 +59,14 @@ class EvaluateArguments:
     """Which part of the data."""
     checkpoint: Literal["best", "last"] = "best"
     """Which checkpoint of a run."""
+    ablate: Literal["coupler", "shuffle_graph", "uniform_weights"] | None = None
+    """Also evaluate it without its coupler, with the strengths of its graph shuffled, or each at their mean."""
+    ablate_seed: int = 0
+    """Of the order of --ablate shuffle_graph."""
+    coupling: bool = False
+    """Measure the coupling instead: how alike the experts are, what the gates choose, how much is mixed."""
     json: bool = False
-    """Print one flat JSON object instead of lines."""
+    """Print one JSON object instead of lines; flat, but for --coupling."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:1."""
     precision: Literal["run", "auto", "bf16", "fp32"] = "run"
@@ -178,26 +184,49 @@ def _print_table(model: ModelConfig, values: Mapping[str, Any]) -> None:
 
 def _evaluate(arguments: Sequence[str], program: str) -> int:
     parsed = parse_flags(EvaluateArguments, arguments, program)
-    from gnn_moe.evaluations import evaluate_model, stored_data
+    if parsed.ablate is not None and parsed.coupling:
+        raise BadInput(f"--ablate {parsed.ablate} and --coupling are two questions: ask one at a time")
+    from gnn_moe.evaluations import evaluate_ablated, evaluate_model, measure_model, stored_data
 
     parsed = parse_flags(EvaluateArguments, arguments, program, default=_with_data(parsed, stored_data))
-    found = evaluate_model(
-        parsed.path,
-        checkpoint=parsed.checkpoint,
-        split=parsed.split,
-        data=parsed.data,
-        device=parsed.device,
-        precision=parsed.precision,
-        cache_dir=parsed.cache_dir,
-        on_notice=lambda text: print(text, file=sys.stderr),
-    )
-    values = to_dict(found)
+    asked: dict[str, Any] = {
+        name: getattr(parsed, name) for name in ("data", "checkpoint", "split", "device", "precision", "cache_dir")
+    }
+    asked["on_notice"] = lambda text: print(text, file=sys.stderr)
+    if parsed.coupling:
+        values = to_dict(measure_model(parsed.path, **asked))
+    elif parsed.ablate is not None:
+        values = to_dict(evaluate_ablated(parsed.path, parsed.ablate, ablate_seed=parsed.ablate_seed, **asked))
+    else:
+        values = to_dict(evaluate_model(parsed.path, **asked))
     if parsed.json:
         print(json.dumps(values, indent=2))
+    elif parsed.coupling:
+        _print_coupling(values)
     else:
+        width = max(16, *map(len, values))
         for name, value in values.items():
-            print(f"{name:<16} {value}")
+            print(f"{name:<{width}} {value}")
     return 0
+
+
+def _print_coupling(values: Mapping[str, Any]) -> None:
+    """One row a coupler layer; matrices are for --json."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{values['tokens']:,} tokens of {values['samples']:,} samples; CKA by chance {values['chance_cka']:.3f}"
+    of_layer = {"expert_cka": "CKA experts", "added_cka": "CKA added", "coupled_cka": "CKA coupled"}
+    of_round = {"gate_entropy": "entropy gates", "static_entropy": "entropy static", "effective_rank": "rank of mix"}
+    table = Table(title=title)
+    for name in ("layer", "coupler layer", *of_layer.values(), *of_round.values()):
+        table.add_column(name, justify="right")
+    for layer in values["layers"]:
+        for number, found in enumerate(layer["rounds"] or [dict.fromkeys(of_round)]):
+            numbers = [*(layer[name] for name in of_layer), *(found[name] for name in of_round)]
+            shown = ("-" if value is None else f"{value:.3f}" for value in numbers)
+            table.add_row(str(layer["layer"]), str(number), *shown)
+    Console().print(table)
 
 
 def _with_data(parsed: EvaluateArguments, stored_data: Callable[[str, str], DataConfig]) -> EvaluateArguments:

@@ -144,3 +144,20 @@ def test_a_dry_run_shows_every_arm_and_writes_nothing(
     assert "4 points" in shown
     assert "gnn,seed=1" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trained_models_are_asked_again_without_their_coupling(compared: dict[str, Any], sweeps: Sweeps) -> None:
+    """The last of these tests: it changes the study. An arm on which an ablation means nothing is passed over."""
+    output = sweeps.run(sweeps.compare_words(STUDY, *ARMS, "--ablate", "coupler", seeds="1,2"))
+    assert "mean,seed=1" in output
+    question = sweeps.record(STUDY)["comparison"]["evidence"]["questions"][-1]
+    assert question["asks"] == "What does a trained model lose with its coupler taken out?"
+    (verdict,) = question["verdicts"]
+    assert verdict["baseline"] == "gnn"
+    gnn = [trial for trial in compared["trials"] if trial["arm"] == "gnn"]
+    for trial, difference in zip(gnn, verdict["pairs"]["differences"], strict=True):
+        stored = read_json(Path(trial["run_dir"]) / "ablations.json")["coupler"]
+        assert difference == stored["reported_difference"] != 0
+    first = {trial["name"]: (Path(trial["run_dir"]) / "ablations.json").stat().st_mtime_ns for trial in gnn}
+    sweeps.run(sweeps.compare_words(STUDY, *ARMS, "--ablate", "coupler", seeds="1,2"))
+    assert {trial["name"]: (Path(trial["run_dir"]) / "ablations.json").stat().st_mtime_ns for trial in gnn} == first

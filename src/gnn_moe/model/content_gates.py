@@ -18,6 +18,7 @@ from torch.nn import functional
 from gnn_moe.config import ModelConfig
 from gnn_moe.hypergraph import hgnn_pairs, hgnn_token_propagation
 from gnn_moe.model.couplers import HGNNCoupler
+from gnn_moe.model.exchange import Exchange
 
 
 class ContentGatedLayer(nn.Module):
@@ -33,12 +34,18 @@ class ContentGatedLayer(nn.Module):
     def forward(self, x_NED: Tensor, weight_M: Tensor, mean_EM: Tensor, pairs_MEE: Tensor) -> Tensor:
         """(N, E, D) → (N, E, D); mean_EM holds 1 / |h| where an expert is in h, pairs_MEE is of `hgnn_pairs`."""
         dtype = x_NED.dtype
+        weight_NM = self.token_weights(x_NED, weight_M, mean_EM)
+        mixed_NED = torch.bmm(hgnn_token_propagation(pairs_MEE, weight_NM), x_NED)
+        inner_NED = functional.linear(mixed_NED, self.theta_weight.to(dtype), self.theta_bias.to(dtype))
+        return functional.gelu(inner_NED).add_(x_NED)
+
+    def token_weights(self, x_NED: Tensor, weight_M: Tensor, mean_EM: Tensor) -> Tensor:
+        """w_h · 2σ(mean_{j∈h} a·x_j + c), (N, M); arguments as above."""
+        dtype = x_NED.dtype
         # a·x_j first: the mean of numbers, not of vectors, so that nothing of size N×M×D is formed.
         score_NE = (x_NED @ self.content_gate_weight[:, None].to(dtype))[..., 0]
         gate_NM = torch.sigmoid(score_NE @ mean_EM + self.content_gate_bias.to(dtype))
-        mixed_NED = torch.bmm(hgnn_token_propagation(pairs_MEE, gate_NM * (2 * weight_M)), x_NED)
-        inner_NED = functional.linear(mixed_NED, self.theta_weight.to(dtype), self.theta_bias.to(dtype))
-        return functional.gelu(inner_NED).add_(x_NED)
+        return gate_NM * (2 * weight_M)
 
 
 class ContentGatedCoupler(HGNNCoupler):
@@ -48,11 +55,26 @@ class ContentGatedCoupler(HGNNCoupler):
         super().__init__(config, ContentGatedLayer)
 
     def forward(self, x_END: Tensor) -> Tensor:
-        dtype = x_END.dtype
-        weight_M = self.hyperedge_weights().to(dtype)
-        mean_EM = (self.incidence_EM / self.incidence_EM.sum(dim=0)).to(dtype)
-        pairs_MEE = hgnn_pairs(self.incidence_EM).to(dtype)
+        weight_M, mean_EM, pairs_MEE = self._hypergraph(x_END.dtype)
         x_NED = x_END.transpose(0, 1).contiguous()
         for layer in self.layers:
             x_NED = layer(x_NED, weight_M, mean_EM, pairs_MEE)
         return x_NED.transpose(0, 1)
+
+    def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
+        """The token's hyperedge weights as gates among all M, and P of them."""
+        weight_M, mean_EM, pairs_MEE = self._hypergraph(x_END.dtype)
+        x_NED, found = x_END.transpose(0, 1).contiguous(), []
+        for layer in self.layers:
+            assert isinstance(layer, ContentGatedLayer)
+            weight_NM = layer.token_weights(x_NED, weight_M, mean_EM)
+            mixing_NEE = hgnn_token_propagation(pairs_MEE.float(), weight_NM.float())
+            found.append(Exchange(mixing_NEE=mixing_NEE, gate_NRK=weight_NM[:, None], static_RK=self._shares()))
+            x_NED = layer(x_NED, weight_M, mean_EM, pairs_MEE)
+        return tuple(found)
+
+    def _hypergraph(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """w (M,), 1 / |h| where an expert is in h (E, M), and `hgnn_pairs` (M, E, E)."""
+        mean_EM = self.incidence_EM / self.incidence_EM.sum(dim=0)
+        pairs_MEE = hgnn_pairs(self.incidence_EM)
+        return self.hyperedge_weights().to(dtype), mean_EM.to(dtype), pairs_MEE.to(dtype)

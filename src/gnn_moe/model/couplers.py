@@ -23,6 +23,8 @@ from gnn_moe.hypergraph import (
     hypergraph_conv_propagation,
     incidence_matrix,
 )
+from gnn_moe.model.exchange import Exchange, off_diagonal, with_own
+from gnn_moe.model.strengths import inverse_softplus, levelled, shuffled
 
 
 class Coupler(nn.Module):
@@ -38,6 +40,25 @@ class Coupler(nn.Module):
         """What the coupling has learned, for the record: name → tensor, float32 on the CPU; {} if there is nothing."""
         return {}
 
+    def strengths(self) -> Tensor | None:
+        """The learned strengths of each of its graphs, (graphs, strengths of one); None where none are learned.
+
+        Couplers that have them also have `shuffle_strengths` and `level_strengths`.
+        """
+        return None
+
+    def shuffle_strengths(self, generator: torch.Generator) -> None:
+        """Puts the strengths of each graph in another order, in place; the generator is on the CPU."""
+        raise NotImplementedError
+
+    def level_strengths(self) -> None:
+        """Makes every strength the mean of its graph's, in place; what follows the content stays."""
+        raise NotImplementedError
+
+    def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
+        """How each coupler layer mixes these results, to measure it; () where that is no matrix."""
+        return ()
+
 
 def build_coupler(config: ModelConfig) -> Coupler:
     """The coupler that the config names, with values not yet set."""
@@ -51,6 +72,9 @@ class MeanCoupler(Coupler):
 
     def forward(self, x_END: Tensor) -> Tensor:
         return x_END
+
+    def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
+        return (Exchange(mixing_NEE=torch.eye(len(x_END), device=x_END.device)[None]),)
 
 
 class GNNLayer(nn.Module):
@@ -77,15 +101,19 @@ class GNNLayer(nn.Module):
     def forward(self, x_NED: Tensor) -> Tensor:
         """(N, E, D) → (N, E, D)."""
         dtype = x_NED.dtype
-        gate_weights_D2 = torch.stack([self.receiver_weight, self.sender_weight], dim=1).to(dtype)
-        receiver_NE, sender_NE = (x_NED @ gate_weights_D2).unbind(dim=-1)
-        content_NEE = torch.sigmoid(receiver_NE[:, :, None] + sender_NE[:, None, :] + self.gate_bias.to(dtype))
-        gate_NEE = content_NEE * self.adjacency().to(dtype)
-        message_NED = torch.bmm(gate_NEE, x_NED)
+        message_NED = torch.bmm(self.gates(x_NED), x_NED)
         bias_D = (self.neighbour_bias + self.self_bias).to(dtype)
         inner_NED = functional.linear(x_NED, self.self_weight.to(dtype), bias_D)
         inner_NED += functional.linear(message_NED, self.neighbour_weight.to(dtype))
         return functional.gelu(inner_NED).add_(x_NED)
+
+    def gates(self, x_NED: Tensor) -> Tensor:
+        """σ(Λ_ij) · σ(u·x_i + v·x_j + c) with a zero diagonal, (N, E, E)."""
+        dtype = x_NED.dtype
+        gate_weights_D2 = torch.stack([self.receiver_weight, self.sender_weight], dim=1).to(dtype)
+        receiver_NE, sender_NE = (x_NED @ gate_weights_D2).unbind(dim=-1)
+        content_NEE = torch.sigmoid(receiver_NE[:, :, None] + sender_NE[:, None, :] + self.gate_bias.to(dtype))
+        return content_NEE * self.adjacency().to(dtype)
 
     def adjacency(self) -> Tensor:
         """σ(Λ) with a zero diagonal, (E, E): row i holds how strongly expert i listens to each other expert."""
@@ -108,8 +136,38 @@ class GNNCoupler(Coupler):
 
     def coupling(self) -> dict[str, Tensor]:
         """`adjacency` (G, E, E)."""
-        adjacency = [layer.adjacency() for layer in self.layers if isinstance(layer, GNNLayer)]
+        adjacency = [layer.adjacency() for layer in self._rounds()]
         return {"adjacency": torch.stack(adjacency).detach().float().cpu()}
+
+    def strengths(self) -> Tensor:
+        """σ(Λ) off the diagonal, (G, E(E − 1))."""
+        return torch.stack([off_diagonal(layer.adjacency()).flatten() for layer in self._rounds()]).detach()
+
+    def shuffle_strengths(self, generator: torch.Generator) -> None:
+        self._change_logits(lambda logits_K: shuffled(logits_K, generator))
+
+    def level_strengths(self) -> None:
+        self._change_logits(lambda logits_K: levelled(logits_K, torch.sigmoid, torch.logit))
+
+    def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
+        """Gates of each receiver among the other experts; the mix is D⁻¹ (I + gates), as P is of a hypergraph."""
+        x_NED, found = x_END.transpose(0, 1).contiguous(), []
+        for layer in self._rounds():
+            gate_NEE = layer.gates(x_NED).float()
+            gates = {"gate_NRK": off_diagonal(gate_NEE), "static_RK": off_diagonal(layer.adjacency())}
+            found.append(Exchange(mixing_NEE=with_own(gate_NEE), **gates))
+            x_NED = layer(x_NED)
+        return tuple(found)
+
+    def _rounds(self) -> list[GNNLayer]:
+        return [layer for layer in self.layers if isinstance(layer, GNNLayer)]
+
+    @torch.no_grad()
+    def _change_logits(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Λ of every round off its diagonal, which nothing reads."""
+        for layer in self._rounds():
+            other_EE = ~torch.eye(len(layer.adjacency_logits), dtype=torch.bool, device=layer.adjacency_logits.device)
+            layer.adjacency_logits[other_EE] = change(layer.adjacency_logits[other_EE])
 
 
 class HypergraphCoupler(Coupler):
@@ -144,6 +202,30 @@ class HypergraphCoupler(Coupler):
     def coupling(self) -> dict[str, Tensor]:
         """`hyperedge_weights` (M,)."""
         return {"hyperedge_weights": self.hyperedge_weights().detach().float().cpu()}
+
+    def strengths(self) -> Tensor | None:
+        """w (1, M), which all coupler layers share."""
+        return None if self.learned_weights() is None else self.hyperedge_weights().detach()[None]
+
+    @torch.no_grad()
+    def shuffle_strengths(self, generator: torch.Generator) -> None:
+        learned_M = self.learned_weights()
+        assert learned_M is not None
+        learned_M.copy_(shuffled(learned_M, generator))
+
+    def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
+        """P, the same for every token."""
+        found = Exchange(mixing_NEE=self.propagation()[None], static_RK=self._shares())
+        return (found,) * len(self.layers)
+
+    def learned_weights(self) -> nn.Parameter | None:
+        """What is learned of w (M,); None where w = 1."""
+        raise NotImplementedError
+
+    def _shares(self) -> Tensor | None:
+        """w (1, M), or None where one is negative, as raw weights may be: those are no shares of anything."""
+        weight_M = self.hyperedge_weights()
+        return weight_M[None] if bool((weight_M >= 0).all()) else None
 
     def _weights_parameter(self, config: ModelConfig) -> nn.Parameter | None:
         """One number a hyperedge, or None where the weights are fixed at 1."""
@@ -181,6 +263,14 @@ class HGNNCoupler(HypergraphCoupler):
         super().__init__(config, layer)
         self.hyperedge_logits = self._weights_parameter(config)
 
+    def learned_weights(self) -> nn.Parameter | None:
+        return self.hyperedge_logits
+
+    @torch.no_grad()
+    def level_strengths(self) -> None:
+        assert self.hyperedge_logits is not None
+        self.hyperedge_logits.copy_(levelled(self.hyperedge_logits, functional.softplus, inverse_softplus))
+
     def hyperedge_weights(self) -> Tensor:
         return self._ones() if self.hyperedge_logits is None else functional.softplus(self.hyperedge_logits)
 
@@ -214,6 +304,14 @@ class HypergraphConvCoupler(HypergraphCoupler):
         super().__init__(config, HypergraphConvLayer)
         self.raw_hyperedge_weights = self._weights_parameter(config)
 
+    def learned_weights(self) -> nn.Parameter | None:
+        return self.raw_hyperedge_weights
+
+    @torch.no_grad()
+    def level_strengths(self) -> None:
+        assert self.raw_hyperedge_weights is not None
+        self.raw_hyperedge_weights.copy_(levelled(self.raw_hyperedge_weights, torch.clone, torch.clone))
+
     def hyperedge_weights(self) -> Tensor:
         return self._ones() if self.raw_hyperedge_weights is None else self.raw_hyperedge_weights
 
@@ -234,6 +332,13 @@ class AttentionLayer(nn.Module):
 
     def forward(self, x_NED: Tensor) -> Tensor:
         """(N, E, D) → (N, E, D)."""
+        tokens, experts, _ = x_NED.shape
+        share, value = self.attention(x_NED)
+        mixed = torch.bmm(share, value).view(tokens, self.heads, experts, -1)
+        return x_NED + functional.linear(mixed.transpose(1, 2).flatten(2), self.output_weight.to(x_NED.dtype))
+
+    def attention(self, x_NED: Tensor) -> tuple[Tensor, Tensor]:
+        """softmax_j(q_i·k_j / √d), (N·A, E, E), and v, (N·A, E, d)."""
         tokens, experts, width = x_NED.shape
         head_width = width // self.heads
         weight = torch.cat([self.query_weight, self.key_weight, self.value_weight]).to(x_NED.dtype)
@@ -241,8 +346,7 @@ class AttentionLayer(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
         # Plain products: a sequence here is the E experts of one token, not what fused kernels are made for.
         scores = torch.bmm(query, key.transpose(1, 2)) * (1 / math.sqrt(head_width))
-        mixed = torch.bmm(scores.softmax(dim=-1), value).view(tokens, self.heads, experts, head_width)
-        return x_NED + functional.linear(mixed.transpose(1, 2).flatten(2), self.output_weight.to(x_NED.dtype))
+        return scores.softmax(dim=-1), value
 
 
 class AttentionCoupler(Coupler):
@@ -257,3 +361,14 @@ class AttentionCoupler(Coupler):
         for layer in self.layers:
             x_NED = layer(x_NED)
         return x_NED.transpose(0, 1)
+
+    def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
+        """Shares of each receiver and head among all experts, itself too; the mix is their mean over heads."""
+        x_NED, found = x_END.transpose(0, 1).contiguous(), []
+        for layer in self.layers:
+            assert isinstance(layer, AttentionLayer)
+            tokens, experts, _ = x_NED.shape
+            share_NAEE = layer.attention(x_NED)[0].float().view(tokens, layer.heads, experts, experts)
+            found.append(Exchange(mixing_NEE=share_NAEE.mean(dim=1), gate_NRK=share_NAEE.flatten(1, 2)))
+            x_NED = layer(x_NED)
+        return tuple(found)

@@ -84,8 +84,12 @@ class CoupledLayer(nn.Module):
 
     def forward(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> tuple[Tensor, None]:
         coupled_END = self.coupler(self.experts(x_BTD, compute_dtype))
+        return self.after(x_BTD, coupled_END), None
+
+    def after(self, x_BTD: Tensor, coupled_END: Tensor) -> Tensor:
+        """The stream with what the coupled results come to."""
         update: Tensor = self.readout(coupled_END)
-        return x_BTD + update.view_as(x_BTD), None
+        return x_BTD + update.view_as(x_BTD)
 
 
 LAYERS: Mapping[str, type[nn.Module]] = {COUPLED: CoupledLayer, DENSE: DenseLayer, TOP_K: TopKLayer}
@@ -175,13 +179,7 @@ class LanguageModel(nn.Module):
 
     def routed_states(self, input_ids: Tensor, compute_dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The hidden states, and the logits of every layer's router (L, N, E), or None where there is none."""
-        positions = input_ids.shape[1]
-        if positions > len(self.position_embedding):
-            raise BadInput(
-                f"a sequence of {positions} tokens is longer than max_seq_length {len(self.position_embedding)}: cut it"
-            )
-        x_BTD = functional.embedding(input_ids, self.token_embedding) + self.position_embedding[:positions]
-        x_BTD = dropout(x_BTD, self.config.dropout_rate, training=self.training)
+        x_BTD = dropout(self.embedded(input_ids), self.config.dropout_rate, training=self.training)
         routed: list[Tensor] = []
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():
@@ -192,12 +190,24 @@ class LanguageModel(nn.Module):
         normed_BTD = functional.layer_norm(x_BTD, x_BTD.shape[-1:], self.norm_gain, self.norm_bias, LAYER_NORM_EPSILON)
         return normed_BTD.to(compute_dtype), torch.stack(routed) if routed else None
 
+    def embedded(self, input_ids: Tensor) -> Tensor:
+        """What the first layer reads but for dropout, (B, T, D) in the parameters' type; errors as `forward`."""
+        positions = input_ids.shape[1]
+        if positions > len(self.position_embedding):
+            raise BadInput(
+                f"a sequence of {positions} tokens is longer than max_seq_length {len(self.position_embedding)}: cut it"
+            )
+        return functional.embedding(input_ids, self.token_embedding) + self.position_embedding[:positions]
+
+    def coupled_layers(self) -> list[CoupledLayer]:
+        """The layers, where they are coupled; [] in a control."""
+        return [layer for layer in self.layers if isinstance(layer, CoupledLayer)]
+
     def coupling(self) -> dict[str, Tensor]:
         """What every coupler has learned: `layer_L/NAME` → float32 on the CPU; {} where there is nothing to learn."""
         return {
             f"layer_{number}/{name}": values
-            for number, layer in enumerate(self.layers)
-            if isinstance(layer, CoupledLayer)
+            for number, layer in enumerate(self.coupled_layers())
             for name, values in layer.coupler.coupling().items()
         }
 

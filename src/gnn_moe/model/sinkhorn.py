@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from gnn_moe.config import ModelConfig
 from gnn_moe.model.couplers import Coupler, HGNNLayer
+from gnn_moe.model.exchange import Exchange, off_diagonal
+from gnn_moe.model.strengths import moving_order
 
 ITERATIONS = 20
 """Of Sinkhorn's normalisation, each of columns and then of rows."""
+SAME = 1e-6
+"""Two shares closer than this are one: a mix that is equal but for its order of sums differs by its rounding."""
 
 
 def doubly_stochastic(logits_GEE: Tensor) -> Tensor:
@@ -114,3 +118,38 @@ class SinkhornCoupler(Coupler):
     def coupling(self) -> dict[str, Tensor]:
         """`mixing` (G, E, E)."""
         return {"mixing": self.mixing().detach().float().cpu()}
+
+    def strengths(self) -> Tensor:
+        """S, its diagonal too, (G, E²)."""
+        return self.mixing().detach().flatten(1)
+
+    @torch.no_grad()
+    def shuffle_strengths(self, generator: torch.Generator) -> None:
+        """Relabels the experts of each mix: S_ij ← S_π(i)π(j), with the same shares, doubly stochastic as before.
+
+        Shares in any other order would not sum to 1 in rows and columns. Two experts have no other mix: a doubly
+        stochastic 2×2 matrix is symmetric.
+        """
+        for logits_EE, mix_EE in zip(self.mixing_logits, self.mixing(), strict=True):
+
+            def moves(order_E: Tensor, mix_EE: Tensor = mix_EE) -> bool:
+                return bool((mix_EE[order_E][:, order_E] - mix_EE).abs().amax() > SAME)
+
+            order_E = moving_order(len(logits_EE), moves, generator)
+            logits_EE.copy_(logits_EE[order_E][:, order_E])
+
+    @torch.no_grad()
+    def level_strengths(self) -> None:
+        """Every expert keeps the mean of what experts keep and takes the mean of what they take: doubly stochastic.
+
+        Not 1 / E throughout, which would change how much is exchanged and not only with whom.
+        """
+        for logits_EE, mix_EE in zip(self.mixing_logits, self.mixing().double(), strict=True):
+            kept, taken = mix_EE.diagonal().mean(), off_diagonal(mix_EE).mean()
+            level_EE = taken.expand_as(mix_EE).clone().fill_diagonal_(kept)
+            if (mix_EE - level_EE).abs().amax() > SAME:
+                logits_EE.copy_(level_EE.log())
+
+    def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
+        """S, the same for every token; an expert's shares are among all experts, itself too."""
+        return tuple(Exchange(mixing_NEE=mix_EE[None], static_RK=mix_EE) for mix_EE in self.mixing())

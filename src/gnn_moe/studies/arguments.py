@@ -10,6 +10,7 @@ import tyro
 from gnn_moe.config import DataConfig, ModelConfig, TrainingConfig
 
 Budget = Literal["steps", "tokens", "flops", "minutes"]
+Ablation = Literal["coupler", "shuffle_graph", "uniform_weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,8 @@ class CompareArguments(StudyArguments):
     budget: Budget | None = None
     """What every arm has as much of as the first: steps (the default), tokens, flops of training, or minutes as a short
     calibration of each arm foretells them."""
+    ablate: Annotated[tuple[Ablation, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="ABLATION")] = ()
+    """Ask every trained model again without its coupler, with its graph shuffled, or with uniform weights."""
     configurations_tried: int | None = None
     """Settings that were tried on the way here, in other studies too (default: those of this study)."""
 

@@ -12,14 +12,17 @@ from rich.table import Table
 
 from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import BadInput
+from gnn_moe.studies.ablations import ablate_runs
 from gnn_moe.studies.arguments import CompareArguments
 from gnn_moe.studies.budgets import common_micro_batch, configs_of, steps_within, time_steps
 from gnn_moe.studies.command import MINUTES_A_STEP, run_study
 from gnn_moe.studies.comparison import Comparison, parse_across, parse_arms, with_steps
+from gnn_moe.studies.evidence import reason_left_out
 from gnn_moe.studies.presets import scaled
 from gnn_moe.studies.questions import Question, find_question
+from gnn_moe.studies.record import evidence_of
 from gnn_moe.studies.resolve import baseline_of, check_numbers, checked_name, seeds_of
-from gnn_moe.studies.results import load
+from gnn_moe.studies.results import StudyResults, load, write_study
 from gnn_moe.studies.sweep import Sweep
 
 
@@ -40,6 +43,7 @@ def with_question(arguments: CompareArguments) -> CompareArguments:
         study=arguments.preset,
         seeds=question.seeds,
         budget=question.budget,
+        ablate=question.ablate,
         model=baseline.model,
         data=baseline.data,
         training=baseline.training,
@@ -60,8 +64,11 @@ def run_comparison(arguments: CompareArguments, command: Sequence[str], say: Cal
     """
     sweep = resolve_comparison(arguments)
     run_study(arguments, sweep, command, say, settle=settled)
-    if not arguments.dry_run:
-        show_evidence(sweep, say)
+    if arguments.dry_run:
+        return
+    if arguments.ablate:
+        _ablate(arguments, sweep, say)
+    show_evidence(load(sweep.folder), say)
 
 
 def resolve_comparison(arguments: CompareArguments) -> Sweep:
@@ -128,9 +135,20 @@ def settled(sweep: Sweep, known: Mapping[str, Any], workers: int) -> Sweep:
     return dataclasses.replace(sweep, baseline=baseline, arms=with_steps(comparison, steps), minutes_a_step=minutes)
 
 
-def show_evidence(sweep: Sweep, say: Callable[[str], None]) -> None:
+def _ablate(arguments: CompareArguments, sweep: Sweep, say: Callable[[str], None]) -> None:
+    """Asks the trained models that count, and writes the evidence with what they answered."""
+    study = load(sweep.folder)
+    good = [study.run_folder(trial) for trial in study.trials if reason_left_out(trial) is None]
+    say(f"asking {len(good)} trained models again: {', '.join(arguments.ablate)}")
+    ablate_runs(good, arguments.ablate, cache_dir=arguments.cache_dir, on_notice=say)
+    evidence = evidence_of(sweep, study.trials)
+    record = {**study.values, "comparison": {**study.values["comparison"], "evidence": evidence}}
+    write_study(sweep.folder, lambda: record)
+
+
+def show_evidence(study: StudyResults, say: Callable[[str], None]) -> None:
     """Prints what study.json says of the comparison."""
-    found = load(sweep.folder).values["comparison"]["evidence"]
+    found = study.values["comparison"]["evidence"]
     if found is None:
         return
     table = Table(title="losses are means over seeds, with 95 % t intervals, in nats a token", title_justify="left")

@@ -4,13 +4,15 @@ An arm's number for a seed is `reported_loss`: of the evaluation that has the le
 text, the loss on the other half. Only completed trials whose best checkpoint was seen not to look ahead count; every
 other one is listed with the reason.
 
-Three questions are asked of every arm and the first one, with the verdicts of each question holding jointly:
+These questions are asked, and the verdicts of each hold jointly; all but the last of every arm and the first one:
 
 - their losses, at each value that is gone across;
 - where there are several such values and they are numbers: does the difference change with them? A seed's losses are
   fitted by a line over log2 of the value, and the slopes, in nats a doubling, are compared as losses are;
 - the minutes to one loss: of a seed, the higher of the two arms' least reported losses, so that both reach it. The
-  logarithms are compared, so that the answer is a ratio. Minutes are those of a machine as busy as it then was.
+  logarithms are compared, so that the answer is a ratio. Minutes are those of a machine as busy as it then was;
+- what a trained model loses by an ablation, where one was asked for: of each arm's best checkpoints, the same models
+  with and without it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from gnn_moe.errors import BadInput
+from gnn_moe.studies.ablations import read_ablations
 from gnn_moe.studies.comparison import Cell, Comparison
 from gnn_moe.studies.results import TrialRow
 from gnn_moe.studies.statistics import mean_estimate
@@ -34,6 +37,11 @@ from gnn_moe.training.record import METRICS_FILE, read_metrics
 
 _SEED = 20240301
 """Of bootstrap and sign flips: the same trials give the same record."""
+_ABLATED = {
+    "coupler": "its coupler taken out",
+    "shuffle_graph": "its graph shuffled",
+    "uniform_weights": "uniform weights",
+}
 Curve = list[tuple[float, float]]
 """(minutes, reported loss) of each evaluation."""
 
@@ -96,6 +104,7 @@ def weigh(
         questions.append(_trend(comparison, arms, tried))
     curves = {label: _curves(found, run_folder) for label, found in of_cell.items()}
     questions.append(_minutes(comparison, curves, tried))
+    questions += _ablations(of_cell, tried, run_folder)
     cells = [_cell(cell, arms[cell.label], of_cell[cell.label], seeds) for cell in comparison.cells()]
     return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds))
 
@@ -189,6 +198,34 @@ def _minutes(comparison: Comparison, curves: Mapping[str, Mapping[int, Curve]], 
             )
         )
     return _ask("Which reaches one loss sooner?", "log minutes", [(a, b) for a, b in pairs], tried, _ratio_in_words)
+
+
+def _ablations(
+    of_cell: Mapping[str, Mapping[int, TrialRow]], tried: int, run_folder: Callable[[TrialRow], Path]
+) -> list[Question]:
+    """Of each ablation that was asked: every arm's models as they are and ablated, at their best checkpoints."""
+    found: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
+    for label, trials in of_cell.items():
+        for seed, trial in trials.items():
+            if reason_left_out(trial) is None:
+                for ablation, values in read_ablations(run_folder(trial)).items():
+                    found.setdefault(ablation, {}).setdefault(label, {})[seed] = values
+    questions = []
+    for ablation, arms in found.items():
+        pairs = [
+            (
+                _of(label, "reported_loss", by_seed),
+                _of(f"{label} with {_ABLATED[ablation]}", "ablated_reported_loss", by_seed),
+            )
+            for label, by_seed in arms.items()
+        ]
+        asks = f"What does a trained model lose with {_ABLATED[ablation]}?"
+        questions.append(_ask(asks, "nats a token", pairs, max(tried, 2 * len(pairs)), in_words))
+    return questions
+
+
+def _of(name: str, field: str, by_seed: Mapping[int, Mapping[str, Any]]) -> Arm:
+    return Arm(name=name, seeds=tuple(by_seed), losses=tuple(float(values[field]) for values in by_seed.values()))
 
 
 def minutes_to(curve: Curve, loss: float) -> float:

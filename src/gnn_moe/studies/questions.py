@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gnn_moe.errors import unknown_name
-from gnn_moe.studies.arguments import Budget
+from gnn_moe.studies.arguments import Ablation, Budget
 from gnn_moe.studies.presets import SEED_SWEEPS, Preset, find_preset, seed_baseline
 from gnn_moe.studies.space import Value, Values
 
@@ -29,6 +29,7 @@ class Question:
     across: Values | None = None
     budget: Budget = "steps"
     seeds: str = _FIVE_SEEDS
+    ablate: tuple[Ablation, ...] = ()
 
 
 QUESTIONS: Mapping[str, Question] = {
@@ -51,6 +52,8 @@ QUESTIONS: Mapping[str, Question] = {
             baseline=seed_baseline(),
             arms={"learnable": _HGNN, "fixed": {**_HGNN, "hgnn_learnable_edge_weights": False}},
         ),
+        # Shuffled is no arm of its own: the learned weights of the same model, dealt anew.
+        ablate=("shuffle_graph",),
     ),
     "question-efficiency": Question(
         asks="Which is the better use of the same minutes?",

@@ -69,14 +69,21 @@ def _comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, An
     """What is compared, and once every point has an outcome what it says: looking earlier would be looking often."""
     if sweep.comparison is None:
         return None
+    return as_record(sweep.comparison) | {
+        "minutes_a_step": dict(sweep.minutes_a_step) or None,
+        "evidence": evidence_of(sweep, trials),
+    }
+
+
+def evidence_of(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
+    """What the trials of a comparison say, or None before every point has an outcome."""
+    assert sweep.comparison is not None
     asked = {point.name for point in sweep.points()}
     of_it = [trial for trial in trials if trial["name"] in asked]
-    ended = len(of_it) == len(asked) and all(trial["state"] in (COMPLETED, FAILED) for trial in of_it)
-    evidence = None
-    if ended:
-        others = [trial for trial in trials if trial["name"] not in asked]
-        evidence = weigh(sweep.comparison, of_it, sweep.seeds, sweep.local_folder, others=others).as_record()
-    return as_record(sweep.comparison) | {"minutes_a_step": dict(sweep.minutes_a_step) or None, "evidence": evidence}
+    if len(of_it) < len(asked) or any(trial["state"] not in (COMPLETED, FAILED) for trial in of_it):
+        return None
+    others = [trial for trial in trials if trial["name"] not in asked]
+    return weigh(sweep.comparison, of_it, sweep.seeds, sweep.local_folder, others=others).as_record()
 
 
 def scale_note(sweep: Sweep) -> str | None:
