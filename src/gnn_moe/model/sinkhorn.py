@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gnn_moe.config import ModelConfig
 from gnn_moe.model.couplers import Coupler, HGNNLayer
+from gnn_moe.model.once import refuse_second_derivative
 
 ITERATIONS = 20
 """Of Sinkhorn's normalisation, each of columns and then of rows."""
@@ -38,7 +39,8 @@ def doubly_stochastic(logits_GEE: Tensor) -> Tensor:
 def normalise(logits_GEE: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """S (G, E, E) and the matrix after every normalisation, (K, G, E, E).
 
-    An operator of its own, so that torch.compile takes one node for it instead of forty sums of exponentials.
+    An operator of its own, so that torch.compile takes one node for it instead of forty sums of exponentials. Not
+    twice differentiable.
     """
     steps = []
     for _ in range(iterations):
@@ -80,6 +82,7 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 
 def _backward(ctx, grad_GEE: Tensor | None, unused: None) -> tuple[Tensor | None, None]:  # type: ignore[no-untyped-def]
+    refuse_second_derivative("the mixes of the sinkhorn coupler")
     if grad_GEE is None:
         return None, None
     return normalise_backward(grad_GEE.contiguous(), *ctx.saved_tensors), None
