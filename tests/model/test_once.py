@@ -31,7 +31,10 @@ FORMS: dict[str, Form] = {
     ),
     attention.__name__: ([(E, N, D)] * 3, lambda *qkv: attention.dropped_attention(*qkv, SEED, RATE)),
     sinkhorn.__name__: ([(1, E, E)], sinkhorn.doubly_stochastic),
-    loss.__name__: ([(N, D), (F, D), (F,)], lambda *given: loss.head_loss(*given, torch.arange(N), torch.tensor(5.0))),
+    loss.__name__: (
+        [(N, D), (F, D), (F,)],
+        lambda hidden, weight, bias: loss.head_loss(hidden, weight, bias, torch.arange(N), torch.tensor(5.0)),
+    ),
 }
 """Shapes of what each form differentiates by, and the form."""
 INPUTS = [(name, number) for name, (shapes, _) in FORMS.items() for number in range(len(shapes))]
