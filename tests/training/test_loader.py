@@ -169,10 +169,10 @@ def test_shares_of_waiting_and_padding_are_recorded_and_survive_a_stop(
     monkeypatch.setattr(loader, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     step = Trainer._step
 
-    def stopped_in_step_7(trainer: Trainer, batch: LoadedBatch) -> None:
+    def stopped_in_step_7(trainer: Trainer, batch: LoadedBatch) -> bool:
         if trainer.progress.step == 6:
             interrupted()
-        step(trainer, batch)
+        return step(trainer, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", stopped_in_step_7)
@@ -181,6 +181,7 @@ def test_shares_of_waiting_and_padding_are_recorded_and_survive_a_stop(
     run = setting.runs / "it"
     rows, summary = read_rows(run, "train"), read_json(run / "summary.json")
     assert len(rows) == STEPS
+    assert read_rows(run, "memory") == []
     for row in rows:
         assert 0 < row["waiting_share"] < 1
         assert 0 <= row["padding_share"] < 1

@@ -11,7 +11,7 @@ import pytest
 from gnn_moe import runs
 from gnn_moe.cli import main
 from gnn_moe.data.corpus import load_corpus
-from tests.small_runs import ROOT, Accident, Commands, Setting, curve, interrupted, read_json
+from tests.small_runs import ROOT, Accident, Commands, Setting, curve, interrupted, read_json, read_rows
 
 
 def test_a_run_that_ended_while_the_data_was_read_is_not_overwritten(
@@ -58,6 +58,7 @@ def test_numbers_that_json_has_not_become_null(setting: Setting) -> None:
     for name in ("summary.json", "metrics.jsonl"):
         for line in (setting.runs / "it" / name).read_text().replace("\n ", " ").replace("\n}", "}").splitlines():
             json.loads(line, parse_constant=refuse)
+    assert None in [row["perplexity"] for row in read_rows(setting.runs / "it", "eval")]
 
 
 @pytest.mark.slow

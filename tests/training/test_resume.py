@@ -179,7 +179,7 @@ def test_changed_text_is_refused(setting: Setting, tmp_path: Path, capsys: pytes
     assert main(own.resume("it", "--cache_dir", str(own.cache))) == 0
 
 
-def test_changed_text_is_refused_before_the_first_checkpoint_too(
+def test_before_the_first_checkpoint_a_run_begins_anew_on_changed_text(
     setting: Setting, commands: Commands, tmp_path: Path
 ) -> None:
     corpus = write_corpus(tmp_path / "text")
@@ -188,10 +188,11 @@ def test_changed_text_is_refused_before_the_first_checkpoint_too(
     path = corpus / "train.txt"
     path.write_text(path.read_text(encoding="utf-8").replace("a", "b"), encoding="utf-8")
     done = commands.run(own.resume("it"))
-    # Nothing was computed that could be continued, so starting anew on the new text is as good as refusing it.
-    assert done.status in (0, 2), done.output
-    if done.status == 0:
-        assert [row["step"] for row in read_rows(own.runs / "it", "eval")] == [4, 8, 12]
+    assert done.status == 0, done.output
+    assert commands.run(own.flags("new")).status == 0
+    assert_same_run(own.runs / "it", own.runs / "new")
+    records = [read_json(own.runs / name / "environment.json")["data"] for name in ("it", "new")]
+    assert records[0] == records[1]
 
 
 def test_what_alters_no_number_may_change(stopped: Setting, commands: Commands, uninterrupted: Path) -> None:

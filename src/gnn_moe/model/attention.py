@@ -4,7 +4,8 @@ Letters: S independent sequences (rows × experts × heads), T positions, d head
 
 torch's fused CPU kernel takes no dropout, and its unfused form holds T² weights a sequence for the whole batch and
 layer. Here the weights of a few sequences exist at a time: the backward pass makes them, and their dropout mask, again
-from the mask's seed. Without dropout, and on other devices, torch's fused kernels are used.
+from the mask's seed. That form is not twice differentiable, and says so. Without dropout, and on other devices,
+torch's fused kernels are used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnn_moe.model.dropout import draw_seed, keep_mask
+from gnn_moe.model.once import refuse_second_derivative
 
 _WEIGHTS_AT_ONCE = 2**20
 """Attention weights that exist at a time: few enough to stay in a processor's cache."""
@@ -67,7 +69,10 @@ def _mask(seed: Tensor, weights_STT: Tensor, chunk: slice, rate: float) -> Tenso
 
 @torch.library.custom_op("gnn_moe::dropped_attention", mutates_args=())
 def dropped_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float) -> Tensor:
-    """Causal attention with dropout on its weights, on a CPU: (S, T, d) contiguous → (S, T, d)."""
+    """Causal attention with dropout on its weights, on a CPU: (S, T, d) contiguous → (S, T, d).
+
+    Not twice differentiable.
+    """
     output_STd, future_TT = torch.empty_like(query_STd), _future(query_STd)
     for chunk in _chunks(*query_STd.shape[:2]):
         weights_STT = _weights(query_STd[chunk], key_STd[chunk], future_TT)
@@ -114,6 +119,7 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 
 def _backward(ctx, grad_STd: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    refuse_second_derivative("the results of attention with dropout")
     query_STd, key_STd, value_STd, seed = ctx.saved_tensors
     grads = dropped_attention_backward(grad_STd.contiguous(), query_STd, key_STd, value_STd, seed, ctx.rate)
     return (*grads, None, None)

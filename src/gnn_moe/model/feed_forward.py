@@ -5,7 +5,8 @@ Letters: E experts, N tokens, D width, F = 4D.
 Left to autograd, this half keeps 15 of the 21 numbers an expert, token and channel that a block keeps for its backward
 pass. On a CPU one expert is computed at a time, so that what follows a product finds its result in the cache, and
 only h, the statistics of its norm and the input of GELU are kept; norm, GELU and masks are made again in the backward
-pass, the masks from their seeds. Other devices compute all experts in batched products.
+pass, the masks from their seeds. That form is not twice differentiable, and says so. Other devices compute all
+experts in batched products.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnn_moe.model.dropout import draw_seed, dropout, keep_mask, mask_in_place
+from gnn_moe.model.once import refuse_second_derivative
 from gnn_moe.model.stacked import LAYER_NORM_EPSILON, fold_norm, stacked_linear
 
 
@@ -87,7 +89,8 @@ def expert_by_expert(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The map on a CPU, with what its backward pass needs: (E, N, D), GELU's input, mean and 1/deviation of LN2.
 
-    `seeds_2`, (2,) int64, are of the masks after GELU and after the map; each expert has the next.
+    `seeds_2`, (2,) int64, are of the masks after GELU and after the map; each expert has the next. Not twice
+    differentiable.
     """
     dtype, scale = hidden_END.dtype, 1 / (1 - rate)
     output_END, inner_ENF, mean_EN1, deviation_EN1 = _results(hidden_END, norm_gain_ED, up_weight_EFD)
@@ -199,6 +202,7 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 
 def _backward(ctx, grad_END: Tensor | None, *unused: None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    refuse_second_derivative("the experts' feed-forward maps")
     if grad_END is None:
         return (None,) * 9
     return (*expert_by_expert_backward(grad_END.contiguous(), *ctx.saved_tensors, ctx.rate), None, None)

@@ -6,8 +6,8 @@ O outputs. Rows stand in the order of their experts; `end_E` holds where each ex
 No row is dropped: each expert computes just its rows. On a CPU it does so in pieces that stay in the cache and have
 few different sizes, a last short one filled up with rows of zeros: torch keeps kernels for every size that it has
 seen, and the heap gaps for every size of block. Only the rows and the input of GELU are kept for the backward pass, as
-in `gnn_moe.model.feed_forward`. Elsewhere autograd differentiates torch's grouped products, which read the ends on the
-device, so that the host need not wait for them.
+in `gnn_moe.model.feed_forward`; that form is not twice differentiable, and says so. Elsewhere autograd differentiates
+torch's grouped products, which read the ends on the device, so that the host need not wait for them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from gnn_moe.model.dropout import draw_seed, dropout, keep_mask, mask_in_place
 from gnn_moe.model.memory import PIECE_ROWS, PIECE_ROWS_MULTIPLE
+from gnn_moe.model.once import refuse_second_derivative
 
 _ALIGNMENT_BYTES = 16
 """Rows of a grouped product must be multiples of this."""
@@ -128,7 +129,8 @@ def group_by_group(
 ) -> tuple[Tensor, Tensor]:
     """The map on a CPU, with what its backward pass needs besides x: (S, D) and GELU's input (R, F).
 
-    `seeds_2`, (2,) int64, are of the masks after GELU and after the map; each piece adds its number.
+    `seeds_2`, (2,) int64, are of the masks after GELU and after the map; each piece adds its number. Not twice
+    differentiable.
     """
     dtype, scale, used = x_SD.dtype, 1 / (1 - rate), 0
     output_SD, inner_RF = _results(x_SD, up_weight_EFD)
@@ -221,6 +223,7 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 
 def _backward(ctx, grad_SD: Tensor | None, unused: None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    refuse_second_derivative("the experts' feed-forward maps")
     if grad_SD is None:
         return (None,) * 8
     grad_x_SD, *rest = group_by_group_backward(grad_SD.contiguous(), *ctx.saved_tensors, ctx.rate)

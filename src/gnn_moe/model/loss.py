@@ -4,7 +4,7 @@ Letters: N tokens, D width, V vocabulary.
 
 The head is the largest product of a small model, and its float32 logits the largest tensor. Here a few hundred tokens
 at a time make their logits, their loss and, in the same pass, the gradients of hidden states, weight and bias, so
-that nothing of size N×V is kept and the logits are computed once.
+that nothing of size N×V is kept and the logits are computed once. The loss is not twice differentiable, and says so.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gnn_moe.data.batches import IGNORED
 from gnn_moe.model.memory import LOGITS_BYTES
+from gnn_moe.model.once import refuse_second_derivative
 
 _ROWS_MULTIPLE = 64
 """Rows of a product are a multiple of this."""
@@ -82,8 +82,8 @@ class _HeadLoss(torch.autograd.Function):
         return (total / denominator).to(torch.promote_types(hidden_ND.dtype, torch.float32))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("losses of the head")
         hidden_ND, weight_VD, bias_V, denominator = ctx.saved_tensors
         scale = grads[0] / denominator
         return hidden_ND * scale.to(hidden_ND.dtype), weight_VD * scale, bias_V * scale, None, None, None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gnn_moe.config import ModelConfig
 from gnn_moe.model.couplers import Coupler, HGNNLayer
 from gnn_moe.model.exchange import Exchange, off_diagonal
+from gnn_moe.model.once import refuse_second_derivative
 from gnn_moe.model.strengths import moving_order
 
 ITERATIONS = 20
@@ -42,7 +43,8 @@ def doubly_stochastic(logits_GEE: Tensor) -> Tensor:
 def normalise(logits_GEE: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """S (G, E, E) and the matrix after every normalisation, (K, G, E, E).
 
-    An operator of its own, so that torch.compile takes one node for it instead of forty sums of exponentials.
+    An operator of its own, so that torch.compile takes one node for it instead of forty sums of exponentials. Not
+    twice differentiable.
     """
     steps = []
     for _ in range(iterations):
@@ -84,6 +86,7 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 
 def _backward(ctx, grad_GEE: Tensor | None, unused: None) -> tuple[Tensor | None, None]:  # type: ignore[no-untyped-def]
+    refuse_second_derivative("the mixes of the sinkhorn coupler")
     if grad_GEE is None:
         return None, None
     return normalise_backward(grad_GEE.contiguous(), *ctx.saved_tensors), None
