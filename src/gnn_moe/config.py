@@ -218,7 +218,8 @@ class TrainingConfig:
     batch_size: int = 32
     """Samples a step."""
     micro_batch_size: int | Literal["auto"] = "auto"
-    """Samples computed at once, with the same result; auto: as many as the memory has room for."""
+    """Samples computed at once, with the same gradient (but for top_k's load-balancing loss, which is that of each
+    micro-batch); auto: as many as the memory has room for."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the layer again: less memory, more time."""
     group_by_length: bool = True
