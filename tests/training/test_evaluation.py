@@ -93,7 +93,7 @@ def load(model: LanguageModel, rows: Samples, batch_size: int, least_rows: int =
 def test_load_is_of_the_predicting_tokens_of_the_first_rows(
     batch_size: int, least_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row at a time by hand; neither padding, nor last tokens, nor rows that fill a batch up, nor later rows count."""
+    """By hand, a row at a time: no padding, no last token, no row that fills a batch up, no later row counts."""
     monkeypatch.setattr(evaluation, "LOAD_SAMPLES", 5)
     rows, model = samples([2, 7, 5, 3, 8, 4, 2]), random_model(ROUTED).train()
     chosen = torch.zeros(ROUTED.num_layers, ROUTED.num_experts)
