@@ -23,7 +23,7 @@ from gnn_moe.data.samples import Samples
 from gnn_moe.errors import BadInput
 from gnn_moe.hypergraph import build_hyperedges, count_hyperedges
 from gnn_moe.interop.original import leak_warning
-from gnn_moe.model import top_k
+from gnn_moe.model import grouped_feed_forward
 from gnn_moe.model.causality import ROUNDING, check_causality, rows_to_ask
 from gnn_moe.model.couplers import Coupler, HypergraphConvCoupler
 from gnn_moe.model.experts import Experts
@@ -309,14 +309,14 @@ def test_a_leak_between_rows_is_caught_even_where_all_rows_are_one_text() -> Non
 
 def test_a_token_between_two_experts_is_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Later tokens change how many rows a product has, on a GPU so its last bits, and so a token's expert in a tie."""
-    computed: Any = top_k.grouped_feed_forward
+    computed: Any = grouped_feed_forward.grouped_feed_forward
 
     def rounded(x_SD: Tensor, end_E: Tensor, *rest: Any, **named: Any) -> Tensor:
         """As kernels do that are chosen by size."""
         output_SD: Tensor = computed(x_SD, end_E, *rest, **named)
         return output_SD * (1 + torch.finfo(x_SD.dtype).eps * (end_E[0] % 5))
 
-    monkeypatch.setattr(top_k, "grouped_feed_forward", rounded)
+    monkeypatch.setattr("gnn_moe.model.top_k.grouped_feed_forward", rounded)
     config = dataclasses.replace(controls(2, max_seq_length=32)[2], router_top_k=1)
     model, ids_BT = random_model(config, dtype=torch.float32), random_ids(config, rows=8)
     read: list[Tensor] = []
