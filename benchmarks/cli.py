@@ -29,7 +29,7 @@ from benchmarks.arguments import (
     refuse_unread,
 )
 from benchmarks.cases import CASES, GPU_CASES, LISTS, Case, ContestantName, compiled, on_device
-from gnn_moe.config import ModelConfig, OutputConfig, RunConfig, TrainingConfig
+from gnn_moe.config import COUPLED, ModelConfig, OutputConfig, RunConfig, TrainingConfig
 from gnn_moe.errors import BadInput, GnnMoeError, unknown_name
 
 GPU = "gpu"
@@ -42,6 +42,8 @@ def _training(batch: Batch, device: str) -> TrainingConfig:
 
 
 def _sized(model: ModelConfig, vocab_size: int) -> ModelConfig:
+    if model.architecture != COUPLED:
+        raise BadInput(f"--architecture {model.architecture} has no textbook version and no limit here: leave it out")
     return dataclasses.replace(model, vocab_size=vocab_size)
 
 

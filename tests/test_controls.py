@@ -37,6 +37,7 @@ def test_a_run_and_what_is_asked_of_it(
     for name in ("width", "feed_forward_width", "total_parameters", "training_flops_per_token"):
         assert summary[name] == getattr(size, name)
     assert size.training_flops_per_token == pytest.approx(model_size(config.matched).training_flops_per_token, rel=0.01)
+    assert summary["causal"] is True
     losses = [row["loss"] for row in read_rows(run, "train")]
     assert sum(losses[-3:]) < sum(losses[:3])
     assert "incidence" not in coupling(run)

@@ -58,8 +58,7 @@ class ModelConfig:
     vocab_size: Annotated[int, tyro.conf.Suppress] = 50257
     """Tokens in the vocabulary; a run takes it from its tokenizer."""
     architecture: str = "coupled"
-    """coupled, or a control matched to the coupled model that the other flags describe: dense (one transformer) or
-    top_k (a sparse mixture of experts)."""
+    """coupled, or a control matched to the coupled model of the other flags: dense, or top_k (a sparse mixture)."""
     match: Literal["parameters", "flops"] = "parameters"
     """What dense has as much of as the coupled model, within 1 %: parameters, or FLOPs of training. (top_k: FLOPs.)"""
     router_top_k: int = 2
@@ -221,7 +220,7 @@ class TrainingConfig:
     batch_size: int = 32
     """Samples a step."""
     micro_batch_size: int | Literal["auto"] = "auto"
-    """Samples computed at once, with the same result; auto: as many as the memory has room for."""
+    """Samples computed at once, to the same gradient (top_k balances each alone); auto: as many as fit the memory."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the layer again: less memory, more time."""
     group_by_length: bool = True

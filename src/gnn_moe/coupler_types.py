@@ -29,6 +29,10 @@ class CouplerShape:
     """A, attention heads of an expert."""
 
 
+def _nothing(s: CouplerShape) -> int:
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class CouplerType:
     """One row of the table."""
@@ -43,6 +47,8 @@ class CouplerType:
     """Matrix-product FLOPs of one coupler for one token (2 a multiply-add), without the readout."""
     kept_numbers: Callable[[CouplerShape], int]
     """Numbers that one coupler keeps of one token for the backward pass, in the type that it computes in."""
+    kept_once: Callable[[CouplerShape], int] = _nothing
+    """Those that it keeps besides, however many tokens there are, where they may be many."""
     uses_hypergraph: bool = False
     """Whether it couples along the hyperedges of `--static_hyperedge_strategy`."""
     hgnn_conv_type: str | None = None
@@ -93,6 +99,10 @@ def _content_gated_kept(s: CouplerShape) -> int:
     return s.layers * (results + gates + propagation)
 
 
+def _content_gated_kept_once(s: CouplerShape) -> int:
+    return s.hyperedges * (s.experts**2 + s.experts)
+
+
 def _hypergraph_conv_kept(s: CouplerShape) -> int:
     # Without learned weights nothing asks for the inputs of P.
     return s.layers * (1 + s.learnable_hyperedge_weights) * s.experts * s.width
@@ -118,16 +128,12 @@ def _attention_kept(s: CouplerShape) -> int:
     return s.layers * (5 * s.experts * s.width + s.heads * s.experts**2)
 
 
-def _nothing(s: CouplerShape) -> int:
-    return 0
-
-
 _MODULE = "gnn_moe.model.couplers"
 # fmt: off
 COUPLERS: tuple[CouplerType, ...] = (
     CouplerType(coupler_type="GNN", implementation=f"{_MODULE}:GNNCoupler", parameters=_gnn_parameters, forward_flops=_gnn_flops, kept_numbers=_gnn_kept),
     CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", implementation=f"{_MODULE}:HGNNCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops, kept_numbers=_hgnn_kept),
-    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", hgnn_content_gates=True, implementation="gnn_moe.model.content_gates:ContentGatedCoupler", parameters=_content_gated_parameters, forward_flops=_content_gated_flops, kept_numbers=_content_gated_kept),
+    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", hgnn_content_gates=True, implementation="gnn_moe.model.content_gates:ContentGatedCoupler", parameters=_content_gated_parameters, forward_flops=_content_gated_flops, kept_numbers=_content_gated_kept, kept_once=_content_gated_kept_once),
     CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="HypergraphConv", implementation=f"{_MODULE}:HypergraphConvCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops, kept_numbers=_hypergraph_conv_kept),
     CouplerType(coupler_type="sinkhorn", implementation="gnn_moe.model.sinkhorn:SinkhornCoupler", parameters=_sinkhorn_parameters, forward_flops=_hypergraph_flops, kept_numbers=_sinkhorn_kept),
     CouplerType(coupler_type="attention", implementation=f"{_MODULE}:AttentionCoupler", parameters=_attention_parameters, forward_flops=_attention_flops, kept_numbers=_attention_kept),

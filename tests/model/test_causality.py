@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from gnn_moe.data.samples import Samples
 from gnn_moe.errors import BadInput
 from gnn_moe.hypergraph import build_hyperedges, count_hyperedges
 from gnn_moe.interop.original import leak_warning
+from gnn_moe.model import grouped_feed_forward
 from gnn_moe.model.causality import ROUNDING, check_causality, rows_to_ask
 from gnn_moe.model.couplers import Coupler, HypergraphConvCoupler
 from gnn_moe.model.experts import Experts
@@ -303,6 +305,50 @@ def test_a_leak_between_rows_is_caught_even_where_all_rows_are_one_text() -> Non
     check = check_causality(model, random_ids(config, rows=1).expand(3, -1))
     assert not check.causal
     assert ROUNDING < check.largest_change < 0.1
+
+
+def test_a_token_between_two_experts_is_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later tokens change how many rows a product has, on a GPU so its last bits, and so a token's expert in a tie."""
+    computed: Any = grouped_feed_forward.grouped_feed_forward
+
+    def rounded(x_SD: Tensor, end_E: Tensor, *rest: Any, **named: Any) -> Tensor:
+        """As kernels do that are chosen by size."""
+        output_SD: Tensor = computed(x_SD, end_E, *rest, **named)
+        return output_SD * (1 + torch.finfo(x_SD.dtype).eps * (end_E[0] % 5))
+
+    monkeypatch.setattr("gnn_moe.model.top_k.grouped_feed_forward", rounded)
+    config = dataclasses.replace(controls(2, max_seq_length=32)[2], router_top_k=1)
+    model, ids_BT = random_model(config, dtype=torch.float32), random_ids(config, rows=8)
+    read: list[Tensor] = []
+    mixture = model.get_submodule("layers.1.feed_forward")
+    hook = mixture.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        model(ids_BT)
+        hook.remove()
+        names = ("norm_gain", "norm_bias", "router_weight")
+        gain_D, bias_D, router_ED = (mixture.get_parameter(name) for name in names)
+        normed_BTD = torch.nn.functional.layer_norm(read[0], gain_D.shape, gain_D, bias_D)
+        # To six tokens both experts are as likely, to rounding: the two differ along what none of them has.
+        router_ED[1] = router_ED[0] + torch.linalg.svd(normed_BTD[:6, 1])[2][-1]
+    changed_BT = torch.cat([ids_BT[:, :16], random_ids(config, rows=8, positions=16, seed=5)], dim=1)
+    past = [model.hidden_states(ids, torch.float32)[:, :16].detach() for ids in (ids_BT, changed_BT)]
+    assert (past[0] - past[1]).abs().max() > 0.1, "no token went to another expert"
+    check = check_causality(model, ids_BT, rounds=8)
+    assert check.causal
+    assert check.largest_change < 1e-12
+    assert check.least_effect > ROUNDING
+    assert check.changes == 64
+
+
+def test_a_routed_model_that_leaks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def everything(query: Tensor, key: Tensor, value: Tensor, rate: float, *, training: bool) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    monkeypatch.setattr("gnn_moe.model.self_attention.causal_attention", everything)
+    config = controls()[2]
+    check = check_causality(random_model(config, dtype=torch.float32), random_ids(config))
+    assert not check.causal
+    assert check.largest_change > ROUNDING
 
 
 def test_causality_is_asked_with_the_longest_rows_cut_to_one_length() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+from collections.abc import Callable
 
-from gnn_moe.config import ModelConfig
+import pytest
+import torch
+
+from gnn_moe.config import ModelConfig, TrainingConfig
 from gnn_moe.errors import BadInput
-from gnn_moe.model.matching import is_near, match_block, nearest
+from gnn_moe.model import size
+from gnn_moe.model.language_model import LanguageModel
+from gnn_moe.model.matching import BlockShape, is_near, match_block, nearest
+from gnn_moe.model.memory import peak_memory, workload_of
 from gnn_moe.model.size import ModelSize, model_size
 from tests.model.cases import each, every_config
 
@@ -79,6 +86,24 @@ def test_solved_widths_do_not_drift() -> None:
         (704, 11, 2712),
         (648, 9, 2816),
     ]
+
+
+def test_a_width_is_solved_for_once_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer asks for it, and so does the plan of its memory; a wide model has a thousand candidates."""
+    solved: list[int] = []
+
+    def counted(count: Callable[[int, int], int], target: int, head_width: float) -> BlockShape | None:
+        solved.append(target)
+        return match_block(count, target, head_width)
+
+    monkeypatch.setattr(size, "match_block", counted)
+    model_size.cache_clear()
+    config = ModelConfig(architecture="dense", embed_dim=64, num_layers=5, vocab_size=100)
+    with torch.device("meta"):
+        LanguageModel(config)
+    workload = workload_of(config, TrainingConfig(), rows=4, precision="fp32", device_type="cpu")
+    assert peak_memory(dataclasses.replace(config), workload).total > 0
+    assert len(solved) == 1
 
 
 def test_a_model_too_small_to_match_is_bad_input() -> None:

@@ -39,6 +39,8 @@ MANY_GATES = dataclasses.replace(
 )
 """56 gates a token and coupler layer, beside 128 numbers of results."""
 
+FEW_TOKENS = 64
+
 
 class Kept:
     """Counts the bytes of what autograd keeps, each storage once, parameters left out."""
@@ -83,6 +85,17 @@ def workload(dtype: torch.dtype, config: ModelConfig, device_type: str = "cpu") 
 def test_what_is_kept_on_a_cpu_is_what_is_counted(config: ModelConfig, dtype: torch.dtype) -> None:
     kept = Kept(build_model(config)).bytes(random_ids(config, B, T), dtype)
     assert kept_bytes(config, workload(dtype, config)) == pytest.approx(kept, rel=0.02)
+
+
+def test_what_gates_keep_of_their_hypergraph_is_counted() -> None:
+    """560 hyperedges of 16 experts: a number a hyperedge and pair of experts, however few the tokens."""
+    config = dataclasses.replace(
+        MANY_GATES, num_experts=16, embed_dim=64, gnn_layers=2, max_seq_length=FEW_TOKENS, vocab_size=97
+    )
+    for dtype in NUMBERS:
+        kept = Kept(build_model(config)).bytes(random_ids(config, 1, FEW_TOKENS), dtype)
+        few = dataclasses.replace(workload(dtype, config), rows=1, positions=FEW_TOKENS)
+        assert kept_bytes(config, few) == pytest.approx(kept, rel=0.02)
 
 
 @each([config for config in CONFIGS if config.dropout_rate == 0])

@@ -8,7 +8,17 @@ import pytest
 
 from gnn_moe.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from gnn_moe.errors import BadInput
-from gnn_moe.studies.space import Range, Values, fields, parse_variation, parse_variations, values_of, with_values
+from gnn_moe.studies.space import (
+    GROUPS,
+    Range,
+    Values,
+    fields,
+    parse_variation,
+    parse_variations,
+    values_of,
+    with_values,
+    words_of,
+)
 
 VALUES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "whole numbers": ("num_experts=2,4,8,16", (2, 4, 8, 16)),
@@ -16,6 +26,7 @@ VALUES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "whole numbers of a field of numbers": ("weight_decay=0,1", (0.0, 1.0)),
     "words": ("coupler_type=GNN,HGNN,mean", ("GNN", "HGNN", "mean")),
     "words of a Literal": ("data_format=packed,lines", ("packed", "lines")),
+    "architectures": ("architecture=coupled,dense,top_k", ("coupled", "dense", "top_k")),
     "free texts": ("tokenizer=gpt2,bpe:300", ("gpt2", "bpe:300")),
     "a folder with dots": ("dataset_name=../a,b", ("../a", "b")),
     "truth values": ("hgnn_learnable_edge_weights=true,False", (True, False)),
@@ -61,6 +72,7 @@ def test_ranges(text: str, low: float, high: float, log: bool, whole: bool) -> N
 REFUSED = {
     "unknown field": ("num_expert=2", ["--vary 'num_expert'", "did you mean num_experts?", "learning_rate"]),
     "unknown word": ("coupler_type=GMN", ["--vary coupler_type 'GMN'", "did you mean GNN?"]),
+    "unknown architecture": ("architecture=dence", ["--vary architecture 'dence'", "did you mean dense?", "top_k"]),
     "unknown word of a Literal": ("data_format=line", ["'line'", "did you mean lines?"]),
     "no number": ("num_experts=2,two", ["--vary num_experts=two", "'two' is not a whole number"]),
     "no whole number": ("num_experts=2.5", ["'2.5' is not a whole number"]),
@@ -92,6 +104,21 @@ def test_what_is_refused_names_the_field_the_value_and_the_way_out(name: str) ->
     assert "\n" not in str(error.value)
     for part in named:
         assert part in str(error.value)
+
+
+def refusal(name: str) -> str:
+    """What the config says of a word in a field; empty where it takes it."""
+    group = next(group for group in GROUPS.values() if name in group.__dataclass_fields__)
+    try:
+        group(**{name: "no such word"})
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", sorted(fields()))
+def test_a_word_that_no_config_takes_is_refused_before_any_point_runs(name: str) -> None:
+    assert (words_of(name) is not None) or "use one of" not in refusal(name)
 
 
 def test_a_field_is_varied_once() -> None:

@@ -6,7 +6,8 @@ Letters: E experts, N tokens, D width, M hyperedges.
     x_i ← x_i + GELU(Σ_j P_ij x_j · Θ + b),   P = D_v⁻¹ (I + H W D_e⁻¹ Hᵀ) of the token's own weights
 
 With a = 0 and c = 0 every gate is 1, and this is the HGNN coupler. P is then E×E a token, so unlike there cost and
-memory grow with M: a token makes 2·M·E² FLOPs of its P, and keeps its M gates for the backward pass.
+memory grow with M: a token makes 2·M·E² FLOPs of its P, and keeps its M gates for the backward pass; the M·E² shares
+of the hyperedges in P are kept once.
 """
 
 from __future__ import annotations

@@ -194,14 +194,15 @@ def _coupled_layer(config: ModelConfig, workload: Workload) -> _LayerMemory:
     attention = _attention_bytes(workload, results, experts * config.heads)
     norm = number * results * (1 if workload.on_cpu else 2) + 8 * experts * tokens
     feed_forward = norm + _feed_forward_bytes(workload, results, 4 * results)
-    coupler = number * tokens * config.coupler.kept_numbers(shape)
+    of_tokens = number * tokens * config.coupler.kept_numbers(shape)
+    coupler = of_tokens + number * config.coupler.kept_once(shape)
     readout = 2 * number * tokens * width + (_PARAMETER_BYTES * width + 8) * tokens
     folded = 3 * area + 4 * area * (not workload.on_cpu)
     copied = area + 4 * area * (not workload.on_cpu) + width**2 + config.coupler.parameters(shape)
     weights = number * folded + _copies(workload, copied)
     at_once = 1 if workload.on_cpu else experts
-    # A coupler layer's gradients are as many as what it keeps, as they are made and as they are added up.
-    coupler_gradients = 2 * coupler // config.gnn_layers
+    # A coupler layer's gradients are as many as what it keeps of tokens, as they are made and as they are added up.
+    coupler_gradients = 2 * of_tokens // config.gnn_layers
     gradients = number * (4 * results + 20 * at_once * tokens * width) + coupler_gradients
     return _LayerMemory(
         kept=_normed_stream(workload, width) + attention + feed_forward + coupler + readout + weights,

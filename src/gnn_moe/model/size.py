@@ -6,6 +6,7 @@ times forward. Experts and their coupler run on every token, so a coupler's weig
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -79,8 +80,9 @@ def coupler_shape(config: ModelConfig) -> CouplerShape:
     )
 
 
+@functools.lru_cache
 def model_size(config: ModelConfig) -> ModelSize:
-    """The size of the model that `build_model(config)` builds.
+    """The size of the model that `build_model(config)` builds; remembered, as a control's is searched for.
 
     Raises:
         BadInput: a control cannot be matched to the coupled model.

@@ -106,12 +106,13 @@ def foresee(baseline: RunConfig, points: Sequence[Point]) -> tuple[list[Foresigh
 def _of_point(baseline: RunConfig, point: Point, clock: Clock | None) -> Foresight:
     try:
         config = _with_vocabulary(config_of(baseline, point))
+        size = model_size(config.model)  # a control that cannot be matched has none
     except BadInput as error:
         return Foresight(point=point, problem=str(error))
     return Foresight(
         point=point,
         problem=None,
-        total_parameters=model_size(config.model).total_parameters,
+        total_parameters=size.total_parameters,
         peak_memory_bytes=plan_memory(config).peak.total,
         minutes=None if clock is None else clock.minutes(config),
     )

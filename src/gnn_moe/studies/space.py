@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gnn_moe.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from gnn_moe.config import ARCHITECTURES, DataConfig, ModelConfig, RunConfig, TrainingConfig
 from gnn_moe.coupler_types import coupler_type_names, hgnn_conv_type_names
 from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.hyperedges import STRATEGIES
@@ -126,6 +126,7 @@ def types_of(field: str) -> set[Any]:
 def words_of(field: str) -> Sequence[str] | None:
     """The closed list of words that a field may hold, or None where its texts are free or it holds none."""
     named: dict[str, Sequence[str]] = {
+        "architecture": ARCHITECTURES,
         "coupler_type": coupler_type_names(),
         "static_hyperedge_strategy": tuple(STRATEGIES),
         "hgnn_conv_type": hgnn_conv_type_names(),

@@ -106,13 +106,15 @@ def measure_expert_load(
     model.eval()
     rows = np.arange(min(LOAD_SAMPLES, len(samples)))
     total = torch.zeros((), device=device)
-    with torch.inference_mode():
-        for piece in collate_pieces(samples, rows, size=batch_size, positions=positions, least_rows=least_rows):
-            targets_BT = piece.targets.to(device)
-            logits_LNE = model(piece.input_ids.to(device), targets=targets_BT).router_logits
-            load_LE = expert_load(logits_LNE, targets_BT.flatten() != IGNORED, top_k)
-            total = total + load_LE * piece.predicted_tokens
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for piece in collate_pieces(samples, rows, size=batch_size, positions=positions, least_rows=least_rows):
+                targets_BT = piece.targets.to(device)
+                logits_LNE = model(piece.input_ids.to(device), targets=targets_BT).router_logits
+                load_LE = expert_load(logits_LNE, targets_BT.flatten() != IGNORED, top_k)
+                total = total + load_LE * piece.predicted_tokens
+    finally:
+        model.train(was_training)
     return total.float().cpu() / int(samples.lengths[rows].sum() - len(rows))
 
 
