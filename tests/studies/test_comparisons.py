@@ -70,6 +70,9 @@ def test_the_record_says_what_was_found(compared: dict[str, Any], sweeps: Sweeps
     gnn, mean = comparison["evidence"]["cells"]
     assert (gnn["arm"], gnn["seeds"], gnn["left_out"]) == ("gnn", [1, 2], [])
     assert mean["steps"] > gnn["steps"] == 6
+    assert [layer["title"] for layer in gnn["drift"]] == ["Layer 0"]
+    assert gnn["drift"][0]["common"]["seeds"] == 2
+    assert not mean["drift"]
     # Half a step of six, and tokens of a batch differ a little.
     assert mean["training_flops"] == pytest.approx(gnn["training_flops"], rel=0.1)
     for trial in compared["trials"]:

@@ -29,6 +29,7 @@ import numpy as np
 from gnn_moe.errors import BadInput
 from gnn_moe.studies.ablations import read_ablations
 from gnn_moe.studies.comparison import Cell, Comparison
+from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.results import TrialRow
 from gnn_moe.studies.statistics import mean_estimate
 from gnn_moe.studies.verdicts import Arm, compare_pairs, in_words
@@ -105,7 +106,7 @@ def weigh(
     curves = {label: _curves(found, run_folder) for label, found in of_cell.items()}
     questions.append(_minutes(comparison, curves, tried))
     questions += _ablations(of_cell, tried, run_folder)
-    cells = [_cell(cell, arms[cell.label], of_cell[cell.label], seeds) for cell in comparison.cells()]
+    cells = [_cell(cell, arms[cell.label], of_cell[cell.label], seeds, run_folder) for cell in comparison.cells()]
     return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds))
 
 
@@ -255,7 +256,13 @@ def _ratio_in_words(found: Verdict) -> str:
     return f"{ratio} ({level} {math.exp(interval.low):.3g} to {math.exp(interval.high):.3g})"
 
 
-def _cell(cell: Cell, arm: Arm, trials: Mapping[int, TrialRow], seeds: Sequence[int]) -> dict[str, Any]:
+def _cell(
+    cell: Cell,
+    arm: Arm,
+    trials: Mapping[int, TrialRow],
+    seeds: Sequence[int],
+    run_folder: Callable[[TrialRow], Path],
+) -> dict[str, Any]:
     good = [trials[seed] for seed in arm.seeds]
     left_out = {seed: reason_left_out(trials[seed]) for seed in seeds if seed not in arm.seeds}
     return {
@@ -268,9 +275,21 @@ def _cell(cell: Cell, arm: Arm, trials: Mapping[int, TrialRow], seeds: Sequence[
         "left_out": [{"seed": seed, "reason": reason} for seed, reason in left_out.items()],
         "parameters": next((each["total_parameters"] for each in good), None),
         "micro_batch_sizes": sorted({each["micro_batch_size"] for each in good}),
+        "drift": _drift([run_folder(each) for each in good]),
         **{name: _mean([each[name] for each in good]) for name in ("steps", "tokens", "minutes", "train_minutes")},
         "training_flops": _mean([each["tokens"] * each["training_flops_per_token"] for each in good]),
     }
+
+
+def _drift(folders: Sequence[Path]) -> list[dict[str, Any]] | None:
+    """How far learned strengths moved beside how far seeds differ, a row a graph; None without records of them."""
+    try:
+        found = read_drift(folders)
+    except BadInput:  # no run, no record of strengths, or one on another machine
+        return None
+    rows = [dataclasses.asdict(layer) for layer in found.layers]
+    # A row a hyperedge of each layer stays with `gnn_moe.studies.drift`.
+    return [{name: value for name, value in row.items() if name != "connections"} for row in rows]
 
 
 def _mean(values: Sequence[float]) -> float | None:
