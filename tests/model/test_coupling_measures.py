@@ -233,6 +233,20 @@ def test_gates_of_hyperedges_make_the_mix_of_their_token() -> None:
     assert float(gate_NRK[0, 0, 0]) == pytest.approx(weight * 2 / (1 + math.exp(-score - bias)))
 
 
+def test_gates_of_a_later_round_read_what_the_one_before_wrote() -> None:
+    config = config_of(GATED, 4, gnn_layers=1)
+    first, second = (build_coupler(config).double() for _ in range(2))
+    both, x_END, found = exchanges(config_of(GATED, 4))
+    for one, number in ((first, 0), (second, 1)):
+        named = both.state_dict().items()
+        values = {f"layers.0.{name[9:]}" if name.startswith(f"layers.{number}.") else name: v for name, v in named}
+        one.load_state_dict({name: values[name] for name in one.state_dict()})
+    with torch.no_grad():
+        (alone,) = second.exchange(first(x_END))
+    assert alone.gate_NRK is not None
+    torch.testing.assert_close(found[1].gate_NRK, alone.gate_NRK, rtol=1e-12, atol=1e-12)
+
+
 def test_a_matrix_without_its_diagonal() -> None:
     assert off_diagonal(torch.arange(9).view(3, 3)).tolist() == [[1, 2], [3, 5], [6, 7]]
     assert off_diagonal(torch.zeros(2, 1, 1)).shape == (2, 1, 0)

@@ -141,7 +141,7 @@ def write_run(
 
 
 def test_run_folders_are_read_in_the_order_of_their_seeds(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / f"of {seed}", seed, rows=seed) for seed in (3, 1, 2)]
+    folders = [write_run(tmp_path / name, seed, rows=seed) for name, seed in (("a", 3), ("b", 1), ("c", 2))]
     found = read_drift(folders)
     assert found.seeds == (1, 2, 3)
     assert (found.first_step, found.last_step) == (0, 8)
