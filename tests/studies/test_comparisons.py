@@ -70,7 +70,7 @@ def test_the_record_says_what_was_found(compared: dict[str, Any], sweeps: Sweeps
     gnn, mean = comparison["evidence"]["cells"]
     assert (gnn["arm"], gnn["seeds"], gnn["left_out"]) == ("gnn", [1, 2], [])
     assert mean["steps"] > gnn["steps"] == 6
-    assert [layer["title"] for layer in gnn["drift"]] == ["Layer 0"]
+    assert [layer["title"] for layer in gnn["drift"]] == ["Layer 0, coupler layer 0"]
     assert gnn["drift"][0]["common"]["seeds"] == 2
     assert not mean["drift"]
     # Half a step of six, and tokens of a batch differ a little.
@@ -104,8 +104,7 @@ def test_more_seeds_and_arms_are_added_and_nothing_runs_again(compared: dict[str
 def test_another_budget_is_refused(
     compared: dict[str, Any], sweeps: Sweeps, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = sweeps.compare_words(STUDY, *ARMS, seeds="1,2")
-    assert main([*words[:-3], "tokens", *words[-2:]] if words[-1] == "flops" else [*words, "--budget", "tokens"]) == 2
+    assert main(sweeps.compare_words(STUDY, *ARMS[:-1], "tokens", seeds="1,2")) == 2
     assert "--budget was flops and is tokens" in capsys.readouterr().err
     assert main(["sweep", *sweeps.words(STUDY)[1:]]) == 2
     assert "--design was comparison and is one_at_a_time" in capsys.readouterr().err

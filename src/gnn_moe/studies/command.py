@@ -61,7 +61,7 @@ def run_study(
     say: Callable[[str], None],
     *,
     settle: Settle = lambda sweep, _known, _workers: sweep,
-) -> None:
+) -> Sweep:
     """Runs what a sweep or a comparison was resolved to until every point has an outcome.
 
     Args:
@@ -72,6 +72,9 @@ def run_study(
         settle: decides what only the data and the machine can tell, once the storage answers. It is given what the
             study was begun with, {} if it is new.
 
+    Returns:
+        What was run.
+
     Raises:
         BadInput: it cannot be run; nothing was begun.
         Interrupted: a signal asked for it; the same command goes on.
@@ -81,7 +84,7 @@ def run_study(
     if arguments.dry_run:
         sweep = _settled_apart(sweep, settle, arguments.workers)
         _show_points(sweep, sweep.points(), say)
-        return
+        return sweep
     url = arguments.storage or default_url(sweep.folder.absolute())
     shown = _without_password(command, arguments.storage)
     with closing(_open_queue(arguments, sweep, url)) as queue:
@@ -101,6 +104,7 @@ def run_study(
         _work(arguments, recorder, shown)
     for line in recorder.summary():
         say(line)
+    return sweep
 
 
 def _settled_apart(sweep: Sweep, settle: Settle, workers: int) -> Sweep:

@@ -62,8 +62,7 @@ def run_comparison(arguments: CompareArguments, command: Sequence[str], say: Cal
         BadInput: the comparison cannot be run; nothing was begun.
         Interrupted: a signal asked for it; the same command goes on.
     """
-    sweep = resolve_comparison(arguments)
-    run_study(arguments, sweep, command, say, settle=settled)
+    sweep = run_study(arguments, resolve_comparison(arguments), command, say, settle=settled)
     if arguments.dry_run:
         return
     if arguments.ablate:
