@@ -24,7 +24,7 @@ PIECE_ROWS, PIECE_ROWS_MULTIPLE = 512, 64
 """Rows that the FFN of a control computes at once on a CPU, and a multiple that the last ones are filled up to."""
 _PROCESS_BYTES = 425 * 2**20
 """Of a CPU run before its model: interpreter, libraries, text."""
-_IDLE_SHARE = 0.4
+_IDLE_SHARE = 0.7
 """Of what a step makes and frees: what lies idle between the blocks of glibc's heap at the peak."""
 
 
