@@ -29,7 +29,7 @@ check: install-dev  ## ruff, mypy, import rule and all tests: what CI runs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --dist loadfile
 
 install: $(VENV)/.installed  ## create .venv with the pinned dependencies
 
