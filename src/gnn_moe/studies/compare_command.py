@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import BadInput
 from gnn_moe.studies.ablations import ablate_runs
 from gnn_moe.studies.arguments import CompareArguments
-from gnn_moe.studies.budgets import common_micro_batch, configs_of, steps_within, time_steps
+from gnn_moe.studies.budgets import common_micro_batch, configs_of, plans_of, steps_within, time_steps
 from gnn_moe.studies.command import MINUTES_A_STEP, run_study
 from gnn_moe.studies.comparison import Comparison, parse_across, parse_arms, with_steps
 from gnn_moe.studies.evidence import reason_left_out
@@ -118,19 +117,15 @@ def settled(sweep: Sweep, known: Mapping[str, Any], workers: int) -> Sweep:
     """
     assert sweep.comparison is not None
     baseline, comparison = sweep.baseline, sweep.comparison
-    corpus = load_corpus(
-        baseline.data, max_seq_length=baseline.model.max_seq_length, cache_dir=baseline.output.cache_dir
-    )
-    model = dataclasses.replace(baseline.model, vocab_size=corpus.vocab_size)
-    configs = configs_of(dataclasses.replace(baseline, model=model), comparison)
-    if baseline.training.micro_batch_size == "auto" and configs:
+    plans = plans_of(configs_of(baseline, comparison))
+    if baseline.training.micro_batch_size == "auto" and plans:
         stored = known.get("baseline", {}).get("training", {}).get("micro_batch_size")
-        size = stored or common_micro_batch(configs, at_once=workers)
+        size = stored or common_micro_batch({label: plan.config for label, plan in plans.items()}, at_once=workers)
         baseline = dataclasses.replace(baseline, training=dataclasses.replace(baseline.training, micro_batch_size=size))
     minutes = dict(known.get(MINUTES_A_STEP, {}))
     if comparison.budget == "minutes":
-        minutes |= time_steps({label: config for label, config in configs.items() if label not in minutes})
-    steps = steps_within(comparison, configs, samples=len(corpus.split("train")), minutes_a_step=minutes)
+        minutes |= time_steps({label: plan.config for label, plan in plans.items() if label not in minutes})
+    steps = steps_within(comparison, plans, minutes_a_step=minutes)
     return dataclasses.replace(sweep, baseline=baseline, arms=with_steps(comparison, steps), minutes_a_step=minutes)
 
 
