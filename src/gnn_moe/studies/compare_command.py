@@ -116,16 +116,22 @@ def settled(sweep: Sweep, known: Mapping[str, Any], workers: int) -> Sweep:
         workers: trials at once.
     """
     assert sweep.comparison is not None
-    baseline, comparison = sweep.baseline, sweep.comparison
-    plans = plans_of(configs_of(baseline, comparison))
+    comparison = sweep.comparison
+    plans = plans_of(configs_of(sweep.baseline, comparison))
+    baseline = sweep.baseline
     if baseline.training.micro_batch_size == "auto" and plans:
         stored = known.get("baseline", {}).get("training", {}).get("micro_batch_size")
         size = stored or common_micro_batch({label: plan.config for label, plan in plans.items()}, at_once=workers)
         baseline = dataclasses.replace(baseline, training=dataclasses.replace(baseline.training, micro_batch_size=size))
+        plans = plans_of(configs_of(baseline, comparison))
+    words = comparison.words()
     minutes = dict(known.get(MINUTES_A_STEP, {}))
     if comparison.budget == "minutes":
-        minutes |= time_steps({label: plan.config for label, plan in plans.items() if label not in minutes})
-    steps = steps_within(comparison, plans, minutes_a_step=minutes)
+        untimed = {label: plan.config for label, plan in plans.items() if words[label] not in minutes}
+        minutes |= {words[label]: found for label, found in time_steps(untimed).items()}
+    steps = steps_within(
+        comparison, plans, minutes_a_step={label: minutes[word] for label, word in words.items() if word in minutes}
+    )
     return dataclasses.replace(sweep, baseline=baseline, arms=with_steps(comparison, steps), minutes_a_step=minutes)
 
 

@@ -69,8 +69,10 @@ def _comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, An
     """What is compared, and once every point has an outcome what it says: looking earlier would be looking often."""
     if sweep.comparison is None:
         return None
+    timed = sweep.minutes_a_step
+    minutes = {label: timed[words] for label, words in sweep.comparison.words().items() if words in timed}
     return as_record(sweep.comparison) | {
-        "minutes_a_step": dict(sweep.minutes_a_step) or None,
+        "minutes_a_step": minutes or None,
         "evidence": evidence_of(sweep, trials),
     }
 
