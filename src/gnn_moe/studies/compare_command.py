@@ -19,7 +19,7 @@ from gnn_moe.studies.comparison import Comparison, parse_across, parse_arms, wit
 from gnn_moe.studies.evidence import reason_left_out
 from gnn_moe.studies.presets import scaled
 from gnn_moe.studies.questions import Question, find_question
-from gnn_moe.studies.record import evidence_of
+from gnn_moe.studies.record import comparison_record
 from gnn_moe.studies.resolve import baseline_of, check_numbers, checked_name, seeds_of
 from gnn_moe.studies.results import StudyResults, load, write_study
 from gnn_moe.studies.sweep import Sweep
@@ -141,9 +141,12 @@ def _ablate(arguments: CompareArguments, sweep: Sweep, say: Callable[[str], None
     good = [study.run_folder(trial) for trial in study.trials if reason_left_out(trial) is None]
     say(f"asking {len(good)} trained models again: {', '.join(arguments.ablate)}")
     ablate_runs(good, arguments.ablate, cache_dir=arguments.cache_dir, on_notice=say)
-    evidence = evidence_of(sweep, study.trials)
-    record = {**study.values, "comparison": {**study.values["comparison"], "evidence": evidence}}
-    write_study(sweep.folder, lambda: record)
+
+    def record() -> dict[str, Any]:
+        now = load(sweep.folder)  # with what other workers wrote meanwhile
+        return {**now.values, "comparison": comparison_record(sweep, now.trials)}
+
+    write_study(sweep.folder, record)
 
 
 def show_evidence(study: StudyResults, say: Callable[[str], None]) -> None:

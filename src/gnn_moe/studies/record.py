@@ -60,12 +60,12 @@ def study_record(sweep: Sweep, rows: Sequence[Row], *, storage: str, command: Se
         "command": list(command),
         "counts": count_states(trials),
         "reference": reference_of(sweep.preset),
-        "comparison": _comparison_record(sweep, trials),
+        "comparison": comparison_record(sweep, trials),
         "trials": trials,
     }
 
 
-def _comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
+def comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
     """What is compared, and once every point has an outcome what it says: looking earlier would be looking often."""
     if sweep.comparison is None:
         return None
