@@ -16,6 +16,7 @@ from gnn_moe.studies.command import MINUTES_A_STEP, begin_study
 from gnn_moe.studies.compare_command import resolve_comparison, settled
 from gnn_moe.studies.design import config_of
 from gnn_moe.studies.queue import Queue
+from gnn_moe.studies.record import evidence_of
 from gnn_moe.studies.storage import default_url, open_storage
 from gnn_moe.studies.sweep import Sweep
 from gnn_moe.studies.workers import this_worker
@@ -161,3 +162,26 @@ def test_a_worker_that_was_killed_as_it_began_the_study_keeps_nobody_out(asked: 
         found = begin_study(sweep, queue, settled, 1)
         found.check_unchanged(queue.facts())
         assert queue.facts() == found.facts()
+
+
+def test_what_was_tried_does_not_depend_on_which_other_arms_were_asked_for(asked: Any) -> None:
+    """An arm's row has a value for every field that some arm of that command changed, at rest too."""
+    both, all_arms = (
+        asked("a:", "b:--coupler_type mean", seeds="1"),
+        asked("a:", "b:--coupler_type mean", "c:--num_layers 2", "d:--num_layers 3", seeds="1,2"),
+    )
+    rows = [
+        {
+            "name": point.name,
+            "arm": point.arm,
+            "params": dict(point.params),
+            "seed": point.seed,
+            "state": "failed",
+            "error_class": "crash",
+            "error_message": "boom",
+        }
+        for point in (*both.points(), *all_arms.points()[1::2], *all_arms.points()[4::2])
+    ]
+    found = evidence_of(both, rows)
+    assert found is not None
+    assert found["questions"][0]["verdicts"][0]["configurations_tried"] == 4

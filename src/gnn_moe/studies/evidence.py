@@ -88,7 +88,7 @@ def weigh(
 
     Args:
         comparison: what was compared.
-        trials: rows of its points.
+        trials: rows of its points; `params` of all rows in one form.
         seeds: that were asked for.
         run_folder: where a trial's record is.
         others: of the study, such as arms that are compared no more; they count as tried.
@@ -97,7 +97,7 @@ def weigh(
         cell.label: {trial["seed"]: trial for trial in trials if trial["arm"] == cell.label}
         for cell in comparison.cells()
     }
-    left = {repr((trial["arm"], sorted(trial["params"].items()))) for trial in others}
+    left = {_setting(trial) for trial in others} - {_setting(trial) for trial in trials}
     tried = max(comparison.configurations_tried or 0, len(of_cell) + len(left))
     arms = {label: _arm(label, found) for label, found in of_cell.items()}
     questions = [_losses(comparison, arms, tried)]
@@ -120,6 +120,11 @@ def reason_left_out(trial: TrialRow) -> str | None:
     if trial["reported_loss"] is None:
         return "its evaluations have no halves to choose by and to report: run it again with this version"
     return None
+
+
+def _setting(trial: TrialRow) -> str:
+    """What a trial shares with those of other seeds."""
+    return repr((trial["arm"], sorted(trial["params"].items())))
 
 
 def _arm(label: str, trials: Mapping[int, TrialRow]) -> Arm:

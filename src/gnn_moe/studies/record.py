@@ -26,6 +26,7 @@ from gnn_moe.studies.results import (
     write_tables,
 )
 from gnn_moe.studies.search import space_of
+from gnn_moe.studies.space import values_of
 from gnn_moe.studies.sweep import Sweep, settings_of
 from gnn_moe.studies.table import Display
 
@@ -85,6 +86,15 @@ def evidence_of(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | No
     if len(of_it) < len(asked) or any(trial["state"] not in (COMPLETED, FAILED) for trial in of_it):
         return None
     others = [trial for trial in trials if trial["name"] not in asked]
+    # A row also has fields at rest, of the arms that its command had.
+    at_rest = values_of(sweep.baseline)
+    of_it, others = (
+        [
+            trial | {"params": {name: value for name, value in trial["params"].items() if value != at_rest[name]}}
+            for trial in some
+        ]
+        for some in (of_it, others)
+    )
     return weigh(sweep.comparison, of_it, sweep.seeds, sweep.local_folder, others=others).as_record()
 
 
