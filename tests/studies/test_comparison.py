@@ -10,7 +10,7 @@ from gnn_moe.cli import main
 from gnn_moe.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.model.size import model_size
-from gnn_moe.studies.budgets import configs_of, steps_within
+from gnn_moe.studies.budgets import Plan, configs_of, steps_within
 from gnn_moe.studies.comparison import Comparison, parse_across, parse_arms, with_steps
 from gnn_moe.studies.design import config_of, named_points
 from gnn_moe.studies.questions import QUESTIONS
@@ -126,9 +126,13 @@ def compared(budget: str, *, across: Values | None = None) -> Comparison:
 MINUTES = {"gnn": 0.5, "mean": 0.2, "large batch": 0.8}
 
 
-def steps_of(comparison: Comparison) -> dict[str, int]:
+def plans_of(comparison: Comparison) -> dict[str, Plan]:
     configs = configs_of(BASELINE, comparison)
-    steps = steps_within(comparison, configs, samples=SAMPLES, minutes_a_step=MINUTES)
+    return {label: Plan(config=config, samples=SAMPLES) for label, config in configs.items()}
+
+
+def steps_of(comparison: Comparison) -> dict[str, int]:
+    steps = steps_within(comparison, plans_of(comparison), minutes_a_step=MINUTES)
     changed = {label: config.training for label, config in configs_of_arms(with_steps(comparison, steps)).items()}
     return {label: training.count_steps(SAMPLES) for label, training in changed.items()}
 
@@ -168,12 +172,18 @@ def test_the_budget_is_that_of_the_first_arm_at_the_same_value() -> None:
     assert steps["mean,num_layers=4"] > steps["mean,num_layers=1"] > 40
 
 
+def test_short_last_batches_are_no_whole_ones() -> None:
+    """80 samples in batches of 64 are two an epoch, of 40 on average."""
+    comparison = Comparison(arms=parse_arms(["small:", "large:--batch_size 64"], BASELINE), budget="tokens")
+    assert steps_of(comparison) == {"small": 40, "large": 8}
+
+
 def test_a_cell_whose_settings_do_not_go_together_keeps_nobody_waiting() -> None:
     arms = parse_arms(["pairs:", "triplets:--coupler_type HGNN --static_hyperedge_strategy all_triplets"], BASELINE)
     comparison = Comparison(arms=arms, across=Values(field="num_experts", values=(2, 4)), budget="flops")
-    configs = configs_of(BASELINE, comparison)
-    assert "triplets,num_experts=2" not in configs
-    steps = steps_within(comparison, configs, samples=SAMPLES, minutes_a_step={})
+    plans = plans_of(comparison)
+    assert "triplets,num_experts=2" not in plans
+    steps = steps_within(comparison, plans, minutes_a_step={})
     assert set(steps) == {"triplets,num_experts=4"}
 
 

@@ -178,6 +178,8 @@ def test_what_was_tried_counts_arms_that_are_compared_no_more(tmp_path: Path) ->
         return found.questions[0].verdicts[0].configurations_tried
 
     assert tried(comparison) == 3
+    dropped += [one | {"seed": 9} for one in trials[-3:]]  # a seed that is asked for no more is no other setting
+    assert tried(comparison) == 3
     assert tried(Comparison(arms=ARMS, configurations_tried=40)) == 40
 
 
@@ -245,3 +247,27 @@ def test_an_ablated_model_is_held_against_itself(tmp_path: Path) -> None:
     assert (of_gnn.verdict, of_gnn.pairs.seeds) == ("no evidence", (1, 2, 4, 5))
     assert of_hgnn.verdict == "worse"
     assert of_hgnn.mean_difference == pytest.approx(0.053)
+
+
+def test_a_damaged_record_of_ablations_is_named_and_left_out(tmp_path: Path) -> None:
+    comparison = Comparison(arms=ARMS)
+    trials = trials_of(comparison, lambda *_: 5.0, 2)
+    (tmp_path / trials[0]["name"]).mkdir()
+    (tmp_path / trials[0]["name"] / "ablations.json").write_text('{"coupler":')
+    found = weighed(comparison, trials, 2, tmp_path)
+    assert [question.unit for question in found.questions] == ["nats a token", "log minutes"]
+    (note,) = found.notes
+    assert note.startswith("left out of the ablations: gnn, seed 1: ")
+
+
+def test_curves_of_an_older_version_have_no_reported_losses(tmp_path: Path) -> None:
+    """As where a run was begun by one and ended by this one."""
+    comparison = Comparison(arms=ARMS)
+    trials = trials_of(comparison, lambda *_: 5.0, 2)
+    for one in trials:
+        (tmp_path / one["name"]).mkdir()
+        rows = [{"kind": "eval", "minutes": 1.0}, {"kind": "eval", "minutes": 2.0, "reported_loss": 5.0 + one["seed"]}]
+        text = "".join(json.dumps(row) + "\n" for row in rows[: 1 + (one["seed"] == 1)])
+        (tmp_path / one["name"] / "metrics.jsonl").write_text(text)
+    (verdict,) = weighed(comparison, trials, 2, tmp_path).questions[-1].verdicts
+    assert verdict.pairs.seeds == (1,)

@@ -181,15 +181,16 @@ def test_failed_points_run_again_only_when_asked_for(open_queue: Open) -> None:
 
 def test_a_study_is_begun_once(open_queue: Open) -> None:
     seen: list[Mapping[str, Any]] = []
-    open_queue().begin({"design": "grid"}, seen.append)
-    open_queue().begin({"design": "search"}, seen.append)
+    assert open_queue().begin({"design": "grid"}, seen.append, known={})
+    assert not open_queue().begin({"design": "search"}, seen.append, known={})
+    assert open_queue().begin({"design": "search"}, seen.append, known={"design": "grid"})
     assert seen == [{}, {"design": "grid"}]
 
     def refuse(facts: Mapping[str, Any]) -> None:
         raise BadInput("changed")
 
     with pytest.raises(BadInput, match="changed"):
-        open_queue().begin({}, refuse)
+        open_queue().begin({}, refuse, known={"design": "grid"})
 
 
 # ----- processes -----------------------------------------------------------------------------------------------------

@@ -1,21 +1,27 @@
 """The trained models of a comparison, asked again without their coupling or with another graph.
 
 What was found is kept in each run folder (`ablations.json`), so that it is asked once, on whichever machine the run
-lies.
+lies, and however many workers ask.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput
-from gnn_moe.model.folders import BEST, read_json
+from gnn_moe.model.folders import BEST
+from gnn_moe.studies.arguments import Ablation
 
-ABLATIONS_FILE = "ablations.json"
+ABLATIONS_FILE, _LOCK_FILE = "ablations.json", ".ablations.lock"
+LOSSES = ("reported_loss", "ablated_reported_loss")
+"""Of what was found: the two that comparisons use."""
 
 
 def ablate_runs(
@@ -29,23 +35,37 @@ def ablate_runs(
         cache_dir: for encoded data.
         on_notice: is told what cannot be asked of a run, or changed nothing in it.
     """
+    for folder in folders:
+        if not folder.is_dir():
+            on_notice(f"{folder}: is not on this machine; run the same command where it is")
+            continue
+        with _alone(folder):
+            _ablate_run(folder, ablations, cache_dir, on_notice)
+
+
+def _ablate_run(
+    folder: Path, ablations: Sequence[str], cache_dir: str | None, on_notice: Callable[[str], None]
+) -> None:
     from gnn_moe.evaluations import evaluate_ablated, stored_data
 
-    for folder in folders:
+    try:
         found = dict(read_ablations(folder))
-        for ablation in ablations:
-            if ablation in found:
-                continue
-            try:
-                data = stored_data(str(folder), BEST)
-                evaluation = evaluate_ablated(str(folder), ablation, data=data, cache_dir=cache_dir)
-            except BadInput as error:
-                on_notice(f"{folder.name}: {error}")
-                continue
-            found[ablation] = dataclasses.asdict(evaluation)
-            temporary = folder / f"{ABLATIONS_FILE}.writing"
-            temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-            temporary.replace(folder / ABLATIONS_FILE)
+    except BadInput as damage:
+        on_notice(f"{damage}: asked again")
+        found = {}
+    for ablation in ablations:
+        if ablation in found:
+            continue
+        try:
+            data = stored_data(str(folder), BEST)
+            evaluation = evaluate_ablated(str(folder), ablation, data=data, cache_dir=cache_dir)
+        except BadInput as error:
+            on_notice(f"{folder.name}: {error}")
+            continue
+        found[ablation] = dataclasses.asdict(evaluation)
+        temporary = folder / f"{ABLATIONS_FILE}.writing"
+        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(folder / ABLATIONS_FILE)
 
 
 def read_ablations(folder: Path) -> Mapping[str, Any]:
@@ -55,4 +75,25 @@ def read_ablations(folder: Path) -> Mapping[str, Any]:
         BadInput: the file is damaged.
     """
     path = folder / ABLATIONS_FILE
-    return read_json(path) if path.exists() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not all(map(_is_whole, found, found.values())):
+        raise BadInput(f"{path}: is damaged")
+    return found
+
+
+def _is_whole(ablation: str, values: object) -> bool:
+    known = ablation in get_args(Ablation) and isinstance(values, dict)
+    return known and all(is_number(values.get(name)) for name in LOSSES)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other worker asks the run of a folder."""
+    with (folder / _LOCK_FILE).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

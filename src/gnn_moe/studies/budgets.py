@@ -8,17 +8,39 @@ machine foretold; the minutes that the runs then took stand beside their losses.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 
-from gnn_moe.config import RunConfig
+from gnn_moe.config import DataConfig, RunConfig
+from gnn_moe.data.corpus import Corpus, load_corpus
 from gnn_moe.errors import BadInput
 from gnn_moe.model.size import model_size
 from gnn_moe.plans import calibrate
 from gnn_moe.studies.arguments import Budget
 from gnn_moe.studies.comparison import Comparison
 from gnn_moe.studies.space import with_values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a cell runs where its budget asks for nothing else."""
+
+    config: RunConfig
+    """With the vocabulary of its tokenizer."""
+    samples: int
+    """Of training."""
+
+    @property
+    def steps(self) -> int:
+        return self.config.training.count_steps(self.samples)
+
+    @property
+    def rows(self) -> float:
+        """Of a batch, on average: the last one of an epoch is short."""
+        return self.samples / math.ceil(self.samples / self.config.training.batch_size)
 
 
 def configs_of(baseline: RunConfig, comparison: Comparison) -> dict[str, RunConfig]:
@@ -32,45 +54,65 @@ def configs_of(baseline: RunConfig, comparison: Comparison) -> dict[str, RunConf
     return found
 
 
+def plans_of(configs: Mapping[str, RunConfig]) -> dict[str, Plan]:
+    """The plan of every cell that can run, by label.
+
+    Cells may differ in how many samples they train on, and those that are gone across in their text.
+    """
+    corpora: dict[tuple[DataConfig, int], Corpus] = {}
+    found = {}
+    for label, config in configs.items():
+        text = config.data, config.model.max_seq_length
+        try:
+            if text not in corpora:
+                corpora[text] = load_corpus(
+                    config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir
+                )
+            model = dataclasses.replace(config.model, vocab_size=corpora[text].vocab_size)
+            model_size(model)  # a control that cannot be matched has none
+        except BadInput:  # a failed trial of class bad_config, in its turn
+            continue
+        plan = Plan(config=dataclasses.replace(config, model=model), samples=len(corpora[text].split("train")))
+        found[label] = plan
+    return found
+
+
 def steps_within(
-    comparison: Comparison, configs: Mapping[str, RunConfig], *, samples: int, minutes_a_step: Mapping[str, float]
+    comparison: Comparison, plans: Mapping[str, Plan], *, minutes_a_step: Mapping[str, float]
 ) -> dict[str, int]:
     """The steps of the cells that need other ones than their settings give, by label.
 
     Args:
         comparison: with its budget.
-        configs: as `configs_of` gives them, with the vocabulary.
-        samples: of training.
+        plans: as `plans_of` gives them.
         minutes_a_step: of every cell; used for the budget of minutes only.
     """
 
-    def steps(label: str) -> int:
-        return configs[label].training.count_steps(samples)
-
     def work(label: str) -> float:
-        config = configs[label]
-        return _work_of_a_step(comparison.budget, config, minutes_a_step.get(label, 0.0))
+        return _work_of_a_step(comparison.budget, plans[label], minutes_a_step.get(label, 0.0))
 
     found: dict[str, int] = {}
     firsts = {cell.value: cell.label for cell in comparison.cells() if cell.arm == comparison.first}
     for cell in comparison.cells():
         first = firsts[cell.value]
-        if first not in configs or cell.label not in configs:
+        if first not in plans or cell.label not in plans:
             continue
-        wanted = max(1, round(steps(first) * work(first) / work(cell.label)))
-        if wanted != steps(cell.label):
+        wanted = max(1, round(plans[first].steps * work(first) / work(cell.label)))
+        if wanted != plans[cell.label].steps:
             found[cell.label] = wanted
     return found
 
 
-def _work_of_a_step(budget: Budget, config: RunConfig, minutes: float) -> float:
-    rows = config.training.batch_size
-    return {
-        "steps": 1.0,
-        "tokens": float(rows),
-        "flops": float(rows) * model_size(config.model).training_flops_per_token,
-        "minutes": minutes,
-    }[budget]
+def _work_of_a_step(budget: Budget, plan: Plan, minutes: float) -> float:
+    match budget:
+        case "steps":
+            return 1.0
+        case "tokens":
+            return plan.rows
+        case "flops":
+            return plan.rows * model_size(plan.config.model).training_flops_per_token
+        case "minutes":
+            return minutes
 
 
 def time_steps(configs: Mapping[str, RunConfig]) -> dict[str, float]:
@@ -97,7 +139,6 @@ def common_micro_batch(configs: Mapping[str, RunConfig], *, at_once: int) -> int
 
 
 def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
-    from gnn_moe.data.corpus import load_corpus
     from gnn_moe.model.memory import largest_micro_batch
     from gnn_moe.runs import circumstances_of
     from gnn_moe.training.device import accelerator_for

@@ -89,12 +89,7 @@ def run_study(
     shown = _without_password(command, arguments.storage)
     with closing(_open_queue(arguments, sweep, url)) as queue:
         try:
-            sweep = settle(sweep, queue.facts(), arguments.workers)
-            queue.begin(sweep.facts(), sweep.check_unchanged)
-            if sweep.minutes_a_step:
-                queue.keep(MINUTES_A_STEP, sweep.minutes_a_step)
-            # Another worker may have begun it meanwhile.
-            sweep = settle(sweep, queue.facts(), arguments.workers)
+            sweep = begin_study(sweep, queue, settle, arguments.workers)
             queue.add(sweep.points())
             if classes:
                 say(f"{_retry(sweep, queue, classes)} failed points run again")
@@ -104,6 +99,24 @@ def run_study(
         _work(arguments, recorder, shown)
     for line in recorder.summary():
         say(line)
+    return sweep
+
+
+def begin_study(asked: Sweep, queue: Queue, settle: Settle, workers: int) -> Sweep:
+    """What is run: what the worker that was first has settled holds for all of them.
+
+    Raises:
+        BadInput: the study was begun with something else.
+    """
+    while True:
+        known = queue.facts()
+        sweep = settle(asked, known, workers)
+        if queue.begin(sweep.facts(), sweep.check_unchanged, known=known):
+            break
+    if sweep.minutes_a_step:
+        queue.keep(MINUTES_A_STEP, sweep.minutes_a_step)
+        # Another worker may have timed the same meanwhile.
+        sweep = settle(asked, queue.facts(), workers)
     return sweep
 
 

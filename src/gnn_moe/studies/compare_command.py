@@ -10,17 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import BadInput
 from gnn_moe.studies.ablations import ablate_runs
 from gnn_moe.studies.arguments import CompareArguments
-from gnn_moe.studies.budgets import common_micro_batch, configs_of, steps_within, time_steps
+from gnn_moe.studies.budgets import common_micro_batch, configs_of, plans_of, steps_within, time_steps
 from gnn_moe.studies.command import MINUTES_A_STEP, run_study
 from gnn_moe.studies.comparison import Comparison, parse_across, parse_arms, with_steps
 from gnn_moe.studies.evidence import reason_left_out
 from gnn_moe.studies.presets import scaled
 from gnn_moe.studies.questions import Question, find_question
-from gnn_moe.studies.record import evidence_of
+from gnn_moe.studies.record import comparison_record
 from gnn_moe.studies.resolve import baseline_of, check_numbers, checked_name, seeds_of
 from gnn_moe.studies.results import StudyResults, load, write_study
 from gnn_moe.studies.sweep import Sweep
@@ -117,20 +116,22 @@ def settled(sweep: Sweep, known: Mapping[str, Any], workers: int) -> Sweep:
         workers: trials at once.
     """
     assert sweep.comparison is not None
-    baseline, comparison = sweep.baseline, sweep.comparison
-    corpus = load_corpus(
-        baseline.data, max_seq_length=baseline.model.max_seq_length, cache_dir=baseline.output.cache_dir
-    )
-    model = dataclasses.replace(baseline.model, vocab_size=corpus.vocab_size)
-    configs = configs_of(dataclasses.replace(baseline, model=model), comparison)
-    if baseline.training.micro_batch_size == "auto" and configs:
+    comparison = sweep.comparison
+    plans = plans_of(configs_of(sweep.baseline, comparison))
+    baseline = sweep.baseline
+    if baseline.training.micro_batch_size == "auto" and plans:
         stored = known.get("baseline", {}).get("training", {}).get("micro_batch_size")
-        size = stored or common_micro_batch(configs, at_once=workers)
+        size = stored or common_micro_batch({label: plan.config for label, plan in plans.items()}, at_once=workers)
         baseline = dataclasses.replace(baseline, training=dataclasses.replace(baseline.training, micro_batch_size=size))
+        plans = plans_of(configs_of(baseline, comparison))
+    words = comparison.words()
     minutes = dict(known.get(MINUTES_A_STEP, {}))
     if comparison.budget == "minutes":
-        minutes |= time_steps({label: config for label, config in configs.items() if label not in minutes})
-    steps = steps_within(comparison, configs, samples=len(corpus.split("train")), minutes_a_step=minutes)
+        untimed = {label: plan.config for label, plan in plans.items() if words[label] not in minutes}
+        minutes |= {words[label]: found for label, found in time_steps(untimed).items()}
+    steps = steps_within(
+        comparison, plans, minutes_a_step={label: minutes[word] for label, word in words.items() if word in minutes}
+    )
     return dataclasses.replace(sweep, baseline=baseline, arms=with_steps(comparison, steps), minutes_a_step=minutes)
 
 
@@ -140,9 +141,12 @@ def _ablate(arguments: CompareArguments, sweep: Sweep, say: Callable[[str], None
     good = [study.run_folder(trial) for trial in study.trials if reason_left_out(trial) is None]
     say(f"asking {len(good)} trained models again: {', '.join(arguments.ablate)}")
     ablate_runs(good, arguments.ablate, cache_dir=arguments.cache_dir, on_notice=say)
-    evidence = evidence_of(sweep, study.trials)
-    record = {**study.values, "comparison": {**study.values["comparison"], "evidence": evidence}}
-    write_study(sweep.folder, lambda: record)
+
+    def record() -> dict[str, Any]:
+        now = load(sweep.folder)  # with what other workers wrote meanwhile
+        return {**now.values, "comparison": comparison_record(sweep, now.trials)}
+
+    write_study(sweep.folder, record)
 
 
 def show_evidence(study: StudyResults, say: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ losses of other texts do not compare, and the budget gives every arm as much as 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,10 @@ class Comparison:
             cell.label: {**self.arms[cell.arm], **({} if self.across is None else {self.across.field: cell.value})}
             for cell in self.cells()
         }
+
+    def words(self) -> dict[str, str]:
+        """Label of each cell → the same with what it changes: an arm of this name may once have had other flags."""
+        return {label: f"{label} {json.dumps(changes, sort_keys=True)}" for label, changes in self.changes().items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def weigh(
 
     Args:
         comparison: what was compared.
-        trials: rows of its points.
+        trials: rows of its points; `params` of all rows in one form.
         seeds: that were asked for.
         run_folder: where a trial's record is.
         others: of the study, such as arms that are compared no more; they count as tried.
@@ -97,7 +97,7 @@ def weigh(
         cell.label: {trial["seed"]: trial for trial in trials if trial["arm"] == cell.label}
         for cell in comparison.cells()
     }
-    left = {repr((trial["arm"], sorted(trial["params"].items()))) for trial in others}
+    left = {_setting(trial) for trial in others} - {_setting(trial) for trial in trials}
     tried = max(comparison.configurations_tried or 0, len(of_cell) + len(left))
     arms = {label: _arm(label, found) for label, found in of_cell.items()}
     questions = [_losses(comparison, arms, tried)]
@@ -105,9 +105,10 @@ def weigh(
         questions.append(_trend(comparison, arms, tried))
     curves = {label: _curves(found, run_folder) for label, found in of_cell.items()}
     questions.append(_minutes(comparison, curves, tried))
-    questions += _ablations(of_cell, tried, run_folder)
+    ablated, damaged = _ablated(of_cell, run_folder)
+    questions += _ablations(ablated, tried)
     cells = [_cell(cell, arms[cell.label], of_cell[cell.label], seeds, run_folder) for cell in comparison.cells()]
-    return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds))
+    return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds) + damaged)
 
 
 def reason_left_out(trial: TrialRow) -> str | None:
@@ -119,6 +120,11 @@ def reason_left_out(trial: TrialRow) -> str | None:
     if trial["reported_loss"] is None:
         return "its evaluations have no halves to choose by and to report: run it again with this version"
     return None
+
+
+def _setting(trial: TrialRow) -> str:
+    """What a trial shares with those of other seeds."""
+    return repr((trial["arm"], sorted(trial["params"].items())))
 
 
 def _arm(label: str, trials: Mapping[int, TrialRow]) -> Arm:
@@ -174,7 +180,9 @@ def _curves(trials: Mapping[int, TrialRow], run_folder: Callable[[TrialRow], Pat
             rows = read_metrics(run_folder(trial) / METRICS_FILE)
         except (BadInput, OSError):  # damaged, or on another machine: study.json names it
             continue
-        found[seed] = [(row["minutes"], row["reported_loss"]) for row in rows if row["kind"] == "eval"]
+        evaluations = [row for row in rows if row["kind"] == "eval" and row.get("reported_loss") is not None]
+        if evaluations:
+            found[seed] = [(row["minutes"], row["reported_loss"]) for row in evaluations]
     return found
 
 
@@ -201,16 +209,32 @@ def _minutes(comparison: Comparison, curves: Mapping[str, Mapping[int, Curve]], 
     return _ask("Which reaches one loss sooner?", "log minutes", [(a, b) for a, b in pairs], tried, _ratio_in_words)
 
 
-def _ablations(
-    of_cell: Mapping[str, Mapping[int, TrialRow]], tried: int, run_folder: Callable[[TrialRow], Path]
-) -> list[Question]:
-    """Of each ablation that was asked: every arm's models as they are and ablated, at their best checkpoints."""
-    found: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
+Ablated = dict[str, dict[str, dict[int, Mapping[str, Any]]]]
+"""Ablation → label → seed → what was found."""
+
+
+def _ablated(
+    of_cell: Mapping[str, Mapping[int, TrialRow]], run_folder: Callable[[TrialRow], Path]
+) -> tuple[Ablated, list[str]]:
+    """What was found of the models that count, and a note for each record of it that is damaged."""
+    found: Ablated = {}
+    damaged = []
     for label, trials in of_cell.items():
         for seed, trial in trials.items():
-            if reason_left_out(trial) is None:
-                for ablation, values in read_ablations(run_folder(trial)).items():
-                    found.setdefault(ablation, {}).setdefault(label, {})[seed] = values
+            if reason_left_out(trial) is not None:
+                continue
+            try:
+                of_run = read_ablations(run_folder(trial))
+            except BadInput as error:
+                damaged.append(f"left out of the ablations: {label}, seed {seed}: {error}")
+                continue
+            for ablation, values in of_run.items():
+                found.setdefault(ablation, {}).setdefault(label, {})[seed] = values
+    return found, damaged
+
+
+def _ablations(found: Ablated, tried: int) -> list[Question]:
+    """Of each ablation that was asked: every arm's models as they are and ablated, at their best checkpoints."""
     questions = []
     for ablation, arms in found.items():
         pairs = [

@@ -97,18 +97,34 @@ class Queue:
 
     # ----- what the study is -------------------------------------------------------------------------------------
 
-    def begin(self, facts: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]) -> None:
-        """Keeps what the study is begun with, if it is new.
+    def begin(
+        self,
+        facts: Mapping[str, Any],
+        check: Callable[[Mapping[str, Any]], None],
+        *,
+        known: Mapping[str, Any],
+    ) -> bool:
+        """Keeps what the study is begun with, as far as that is not kept yet.
 
         Args:
             facts: what may not change while it goes on.
             check: raises where what it was begun with, {} for a new study, does not go with them.
+            known: what it was begun with when the facts were made; where that was nothing and another worker has begun
+                it since, they must be made anew.
+
+        Returns:
+            Whether the study is begun with these facts.
         """
         with storage_errors(), self._alone():
             stored = self._study.user_attrs
+            if stored and not known:
+                return False
             check(stored)
-            for name, value in facts.items() if not stored else ():
-                self._study.set_user_attr(name, value)
+            # A worker that was killed right here has kept some of them, the baseline first.
+            for name, value in facts.items():
+                if name not in stored:
+                    self._study.set_user_attr(name, value)
+        return True
 
     def facts(self) -> dict[str, Any]:
         """What the study was begun with; {} for a new one."""

@@ -26,6 +26,7 @@ from gnn_moe.studies.results import (
     write_tables,
 )
 from gnn_moe.studies.search import space_of
+from gnn_moe.studies.space import values_of
 from gnn_moe.studies.sweep import Sweep, settings_of
 from gnn_moe.studies.table import Display
 
@@ -60,17 +61,19 @@ def study_record(sweep: Sweep, rows: Sequence[Row], *, storage: str, command: Se
         "command": list(command),
         "counts": count_states(trials),
         "reference": reference_of(sweep.preset),
-        "comparison": _comparison_record(sweep, trials),
+        "comparison": comparison_record(sweep, trials),
         "trials": trials,
     }
 
 
-def _comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
+def comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
     """What is compared, and once every point has an outcome what it says: looking earlier would be looking often."""
     if sweep.comparison is None:
         return None
+    timed = sweep.minutes_a_step
+    minutes = {label: timed[words] for label, words in sweep.comparison.words().items() if words in timed}
     return as_record(sweep.comparison) | {
-        "minutes_a_step": dict(sweep.minutes_a_step) or None,
+        "minutes_a_step": minutes or None,
         "evidence": evidence_of(sweep, trials),
     }
 
@@ -83,6 +86,15 @@ def evidence_of(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | No
     if len(of_it) < len(asked) or any(trial["state"] not in (COMPLETED, FAILED) for trial in of_it):
         return None
     others = [trial for trial in trials if trial["name"] not in asked]
+    # A row also has fields at rest, of the arms that its command had.
+    at_rest = values_of(sweep.baseline)
+    of_it, others = (
+        [
+            trial | {"params": {name: value for name, value in trial["params"].items() if value != at_rest[name]}}
+            for trial in some
+        ]
+        for some in (of_it, others)
+    )
     return weigh(sweep.comparison, of_it, sweep.seeds, sweep.local_folder, others=others).as_record()
 
 

@@ -47,7 +47,7 @@ class Sweep:
     comparison: Comparison | None = None
     """Whose cells are the arms."""
     minutes_a_step: Mapping[str, float] = field(default_factory=dict)
-    """Of the cells of a comparison with a budget of minutes, as calibrated when it was begun."""
+    """Of the cells of a comparison with a budget of minutes, by `Comparison.words`, as calibrated when it was begun."""
 
     @property
     def folder(self) -> Path:
@@ -87,7 +87,7 @@ class Sweep:
         """Checks that the study was begun with the same baseline and design.
 
         Args:
-            facts: as `facts` gave them then; empty for a new study.
+            facts: as `facts` gave them then; empty for a new study, and some where its worker was killed just then.
 
         Raises:
             BadInput: lists what differs.
@@ -109,8 +109,8 @@ class Sweep:
                 if name not in ("seed", "vocab_size") or (name == "seed" and self.is_search):
                     yield f"--{name} was {before} and is {after}"
         for name, after in self.facts().items():
-            if name != "baseline" and facts.get(name) != after:
-                yield f"--{name} was {facts.get(name)} and is {after}"
+            if name != "baseline" and name in facts and facts[name] != after:
+                yield f"--{name} was {facts[name]} and is {after}"
 
     def run_config(self, point: Point, micro_batch_size: int | None = None) -> RunConfig:
         """The config of a point's run, with its place in the study's folder.
