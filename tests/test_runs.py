@@ -74,7 +74,12 @@ def test_the_files_of_a_run(uninterrupted: Path) -> None:
         "checkpoints",
     }
     assert not list(uninterrupted.rglob("*.writing"))
-    assert {path.name for path in (uninterrupted / "checkpoints").iterdir()} == {"last", "best", "step_00000012"}
+    assert {path.name for path in (uninterrupted / "checkpoints").iterdir()} == {
+        "last",
+        "best",
+        "selected",
+        "step_00000012",
+    }
 
 
 def test_the_summary(uninterrupted: Path) -> None:

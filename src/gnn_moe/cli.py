@@ -57,7 +57,7 @@ class EvaluateArguments:
     """Folder of a run, a checkpoint or an imported model."""
     split: Literal["train", "valid", "test"] = "valid"
     """Which part of the data."""
-    checkpoint: Literal["best", "last"] = "best"
+    checkpoint: Literal["best", "selected", "last"] = "best"
     """Which checkpoint of a run."""
     ablate: Literal["coupler", "shuffle_graph", "uniform_weights"] | None = None
     """Also evaluate it without its coupler, with the strengths of its graph shuffled, or each at their mean."""
@@ -86,7 +86,7 @@ class GenerateArguments:
     """The text to continue."""
     max_new_tokens: int = 100
     """Tokens to add."""
-    checkpoint: Literal["best", "last"] = "best"
+    checkpoint: Literal["best", "selected", "last"] = "best"
     """Which checkpoint of a run."""
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -57,7 +57,7 @@ class AblatedEvaluation:
     ablated_selection_loss: float
     selection_difference: float
     reported_loss: float | None
-    """Of the other half, which did not choose the checkpoint; None where there is one row only."""
+    """Of the other half, which had no say in the checkpoint `selected`; None where there is one row only."""
     ablated_reported_loss: float | None
     reported_difference: float | None
     tokens: int
@@ -87,7 +87,7 @@ def evaluate_model(
     Args:
         path: folder of a run, a checkpoint or an imported model.
         data: the data; with the run's own `tokenizer`, the one stored with the model is used.
-        checkpoint: `best` or `last`, of a run.
+        checkpoint: `best`, `selected` or `last`, of a run.
         split: `train`, `valid` or `test`.
         device: as the flag.
         precision: `run` for what the run was trained in, else as the flag.

@@ -1,7 +1,7 @@
 """The folder of one run: its files, who may write to it, and what resuming it allows.
 
 <output_dir>/<run_name>/  config.json  environment.json  metrics.jsonl  coupling.npz  summary.json
-                          figures/  checkpoints/last  checkpoints/best
+                          figures/  checkpoints/last  checkpoints/best  checkpoints/selected
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Summary:
     padding_share: float | None = None
     """Of the positions computed in training, those that were padding."""
     causal: bool | None = None
-    """Whether the best checkpoint sees no later token and no other row; None where the run did not end."""
+    """Whether the best and the selected checkpoint see no later token and no other row; None where it did not end."""
     largest_leak: float | None = None
     """What changing later tokens and other rows changed in a state, over the largest state."""
     error_class: str | None = None

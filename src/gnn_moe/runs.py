@@ -23,7 +23,7 @@ from gnn_moe.errors import BadInput
 from gnn_moe.figures import write_figures
 from gnn_moe.hypergraph import build_hyperedges, incidence_matrix
 from gnn_moe.model.causality import CausalityCheck, check_causality, rows_to_ask
-from gnn_moe.model.folders import BEST
+from gnn_moe.model.folders import BEST, SELECTED
 from gnn_moe.model.generation import generate
 from gnn_moe.model.language_model import LanguageModel, build_model
 from gnn_moe.model.memory import largest_micro_batch, peak_memory, workload_of
@@ -221,15 +221,22 @@ class _Run:
         return cause
 
     def _check_causality(self, trainer: Trainer) -> CausalityCheck:
-        """Of the checkpoint whose loss the run reports."""
-        model, device = trainer.model, self.accelerator.device
-        if trainer.progress.best_step != trainer.progress.step:
-            trainer.optimiser.state.clear()  # nothing moves any more: its moments make room for the other model
-            model = load_model(self.folder.path)
-        rows_BT = rows_to_ask(self.corpus.split("valid"), self.config.model.max_seq_length)
-        # Two shapes, seen once: nothing is compiled for them.
-        with torch.compiler.set_stance("force_eager"):
-            return check_causality(model.to(device), rows_BT.to(device))
+        """Of the checkpoints whose losses are results, `best` and `selected`: the one that leaks most."""
+        progress, device = trainer.progress, self.accelerator.device
+        found = []
+        # What the trainer holds comes first: it makes room for the others.
+        asked = {progress.best_step: BEST, progress.selected_step or progress.best_step: SELECTED}
+        for step in sorted(asked, key=lambda step: step != progress.step):
+            model = trainer.model
+            if step != progress.step:
+                trainer.optimiser.state.clear()  # nothing moves any more
+                link = BEST if step == progress.best_step else SELECTED
+                model = load_model(self.folder.path, checkpoint=link)
+            rows_BT = rows_to_ask(self.corpus.split("valid"), self.config.model.max_seq_length)
+            # Two shapes, seen once: nothing is compiled for them.
+            with torch.compiler.set_stance("force_eager"):
+                found.append(check_causality(model.to(device), rows_BT.to(device)))
+        return max(found, key=lambda one: (not one.causal, one.largest_change))
 
     def _write_summary(
         self, progress: Progress, *, causality: CausalityCheck | None = None, error: BaseException | None = None
@@ -312,8 +319,9 @@ class _Run:
     def _continue(self, trainer: Trainer, checkpoint: Path) -> None:
         trainer.resume_from(checkpoint)
         progress = trainer.progress
-        if progress.best_step == progress.step:
-            checkpoints.point(self.folder.checkpoints / BEST, checkpoint.name)
+        for link, step in ((BEST, progress.best_step), (SELECTED, progress.selected_step)):
+            if step == progress.step:
+                checkpoints.point(self.folder.checkpoints / link, checkpoint.name)
         checkpoints.remove_unlinked(self.folder.checkpoints)
         trainer.metrics.cut(last_step=progress.step, last_evaluated=progress.evaluated_step)
         trainer.coupling.cut(progress.evaluated_step)

@@ -160,6 +160,7 @@ def test_trained_models_are_asked_again_without_their_coupling(compared: dict[st
     for trial, difference in zip(gnn, verdict["pairs"]["differences"], strict=True):
         stored = read_json(Path(trial["run_dir"]) / "ablations.json")["coupler"]
         assert difference == stored["reported_difference"] != 0
+        assert stored["reported_loss"] == pytest.approx(trial["reported_loss"], rel=1e-6)
     first = {trial["name"]: (Path(trial["run_dir"]) / "ablations.json").stat().st_mtime_ns for trial in gnn}
     sweeps.run(sweeps.compare_words(STUDY, *ARMS, "--ablate", "coupler", seeds="1,2"))
     assert {trial["name"]: (Path(trial["run_dir"]) / "ablations.json").stat().st_mtime_ns for trial in gnn} == first

@@ -34,7 +34,8 @@ def test_no_earlier_checkpoint_is_lost(
     for link in ("last", "best"):
         load_model(run, checkpoint=link)
         assert read_json(run / "checkpoints" / link / "state.json")["step"] == 4
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "last", "step_00000004"]
+    left = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert left == ["best", "last", "selected", "step_00000004"]
     done = commands.run(setting.resume("it"))
     assert done.status == 0, done.output
     assert_same_run(run, uninterrupted)

@@ -67,14 +67,14 @@ def test_killed_at(moment: Accident, setting: Setting, commands: Commands, unint
     assert done.status == 0, done.output
     assert_same_run(setting.runs / "it", uninterrupted)
     left = sorted(path.name for path in (setting.runs / "it" / "checkpoints").iterdir())
-    assert left == ["best", "last", "step_00000012"]
+    assert left == ["best", "last", "selected", "step_00000012"]
 
 
 def test_half_a_checkpoint_has_another_name(setting: Setting, commands: Commands) -> None:
     moment = Accident("gnn_moe.model.storage:write_model_folder", 2, killed_with_half_a_model, "after")
     assert commands.run(setting.flags("it"), moment).status == -9
     left = sorted(path.name for path in (setting.runs / "it" / "checkpoints").iterdir())
-    assert left == ["best", "last", "step_00000004", "step_00000008.writing"]
+    assert left == ["best", "last", "selected", "step_00000004", "step_00000008.writing"]
 
 
 @pytest.mark.slow

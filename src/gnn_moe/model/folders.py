@@ -8,8 +8,12 @@ from typing import Any
 
 from gnn_moe.errors import BadInput
 
-CHECKPOINTS, LAST, BEST = "checkpoints", "last", "best"
-"""In a run's folder: the folder of its checkpoints, and the links in it."""
+CHECKPOINTS, LAST, BEST, SELECTED = "checkpoints", "last", "best", "selected"
+"""In a run's folder: the folder of its checkpoints, and the links in it.
+
+`best` has the least loss on the evaluation text, `selected` that on the half of it which may choose: most often they
+are one.
+"""
 
 
 def read_json(path: Path) -> dict[str, Any]:

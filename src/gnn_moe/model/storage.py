@@ -78,7 +78,7 @@ def load_model(path: str | Path, *, checkpoint: str = BEST) -> LanguageModel:
 
     Args:
         path: the folder.
-        checkpoint: `best` or `last`, where the folder is a run's.
+        checkpoint: `best`, `selected` or `last`, where the folder is a run's.
 
     Raises:
         BadInput: there is no model, or its files are damaged or do not belong together.

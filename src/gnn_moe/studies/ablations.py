@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput
-from gnn_moe.model.folders import BEST
+from gnn_moe.model.folders import BEST, CHECKPOINTS, SELECTED
 from gnn_moe.studies.arguments import Ablation
 
 ABLATIONS_FILE, _LOCK_FILE = "ablations.json", ".ablations.lock"
@@ -27,7 +27,7 @@ LOSSES = ("reported_loss", "ablated_reported_loss")
 def ablate_runs(
     folders: Iterable[Path], ablations: Sequence[str], *, cache_dir: str | None, on_notice: Callable[[str], None]
 ) -> None:
-    """Evaluates the best checkpoint of each run intact and ablated, where that was not done before.
+    """Evaluates the selected checkpoint of each run intact and ablated, where that was not done before.
 
     Args:
         folders: of completed runs.
@@ -48,6 +48,8 @@ def _ablate_run(
 ) -> None:
     from gnn_moe.evaluations import evaluate_ablated, stored_data
 
+    # The one whose loss is reported; runs of older versions have kept the best one only.
+    checkpoint = SELECTED if (folder / CHECKPOINTS / SELECTED).exists() else BEST
     try:
         found = dict(read_ablations(folder))
     except BadInput as damage:
@@ -57,8 +59,8 @@ def _ablate_run(
         if ablation in found:
             continue
         try:
-            data = stored_data(str(folder), BEST)
-            evaluation = evaluate_ablated(str(folder), ablation, data=data, cache_dir=cache_dir)
+            data = stored_data(str(folder), checkpoint)
+            evaluation = evaluate_ablated(str(folder), ablation, data=data, checkpoint=checkpoint, cache_dir=cache_dir)
         except BadInput as error:
             on_notice(f"{folder.name}: {error}")
             continue

@@ -1,7 +1,7 @@
 """The trials of a comparison → its arms, verdicts and what they rest on, as plain values for study.json.
 
 An arm's number for a seed is `reported_loss`: of the evaluation that has the least loss on one half of the evaluation
-text, the loss on the other half. Only completed trials whose best checkpoint was seen not to look ahead count; every
+text, the loss on the other half. Only completed trials whose checkpoint of then was seen not to look ahead count; every
 other one is listed with the reason.
 
 These questions are asked, and the verdicts of each hold jointly; all but the last of every arm and the first one:
@@ -11,8 +11,8 @@ These questions are asked, and the verdicts of each hold jointly; all but the la
   fitted by a line over log2 of the value, and the slopes, in nats a doubling, are compared as losses are;
 - the minutes to one loss: of a seed, the higher of the two arms' least reported losses, so that both reach it. The
   logarithms are compared, so that the answer is a ratio. Minutes are those of a machine as busy as it then was;
-- what a trained model loses by an ablation, where one was asked for: of each arm's best checkpoints, the same models
-  with and without it.
+- what a trained model loses by an ablation, where one was asked for: of each arm's selected checkpoints, the same
+  models with and without it.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _ablated(
 
 
 def _ablations(found: Ablated, tried: int) -> list[Question]:
-    """Of each ablation that was asked: every arm's models as they are and ablated, at their best checkpoints."""
+    """Of each ablation that was asked: every arm's models as they are and ablated, at their selected checkpoints."""
     questions = []
     for ablation, arms in found.items():
         pairs = [

@@ -2,7 +2,7 @@
 
     checkpoints/step_00000200/   model.safetensors  config.json  tokenizer.json  checksums.json      a model folder
                                  training.safetensors  state.json          optimiser, generators, progress
-    checkpoints/last, best       links to one of them
+    checkpoints/last, best, selected             links to one of them
 
 A checkpoint is written under a temporary name, renamed, and only then linked, so a link always leads to a whole one,
 whenever the process is killed.
@@ -30,7 +30,7 @@ TRAINING_FILE, STATE_FILE = "training.safetensors", "state.json"
 
 
 def save_checkpoint(checkpoints: Path, step: int, links: Sequence[str], write: Callable[[Path], None]) -> None:
-    """Writes the checkpoint of a step and points `links` (`last`, `best`) to it; unlinked checkpoints are deleted.
+    """Writes the checkpoint of a step and points `links` to it; unlinked checkpoints are deleted.
 
     Args:
         checkpoints: the run's folder of checkpoints; made if it is not there.

@@ -29,7 +29,7 @@ from gnn_moe.data.corpus import Corpus
 from gnn_moe.data.samples import Samples
 from gnn_moe.errors import Interrupted, NonFiniteError
 from gnn_moe.model import storage
-from gnn_moe.model.folders import BEST, CHECKPOINTS, LAST
+from gnn_moe.model.folders import BEST, CHECKPOINTS, LAST, SELECTED
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
 from gnn_moe.training.compiling import any_shape, compile_layers, least_rows
@@ -172,8 +172,8 @@ class Trainer:
             f"step {step} ran out of memory with micro-batches of {was} samples: repeated, and gone on, with {now}"
         )
 
-    def save(self, *, best: bool = False) -> None:
-        """Writes the checkpoint `last`, and `best` too if asked."""
+    def save(self, *more_links: str) -> None:
+        """Writes the checkpoint `last`, which is `best` or `selected` too if asked."""
         self._read_losses()
         began = time.perf_counter()
         self.progress.peak_memory_bytes = max(self.progress.peak_memory_bytes, peak_memory_bytes(self.device))
@@ -186,8 +186,7 @@ class Trainer:
             state = dataclasses.asdict(self.progress)
             checkpoints.write_training_state(folder, self.model, self.optimiser, state)
 
-        links = [LAST, BEST] if best else [LAST]
-        checkpoints.save_checkpoint(self.run_folder / CHECKPOINTS, self.progress.step, links, write)
+        checkpoints.save_checkpoint(self.run_folder / CHECKPOINTS, self.progress.step, [LAST, *more_links], write)
         self.clock = time.perf_counter()
         self.progress.save_seconds += self.clock - began
 
@@ -343,12 +342,16 @@ class Trainer:
         seconds = time.perf_counter() - self.clock
         progress.eval_seconds += seconds
         progress.evaluated_step, progress.last_evaluation = progress.step, found
-        best = progress.best_evaluation is None or found.eval_loss < progress.best_evaluation.eval_loss
-        if best:
+        links = []
+        if progress.best_evaluation is None or found.eval_loss < progress.best_evaluation.eval_loss:
             progress.best_step, progress.best_evaluation = progress.step, found
+            links.append(BEST)
+        if (chosen := progress.selected_evaluation) is None or found.selection_loss < chosen.selection_loss:
+            progress.selected_step, progress.selected_evaluation = progress.step, found
+            links.append(SELECTED)
         self._record_evaluation(found, seconds)
         self.coupling.add(progress.step, self._coupling())
-        self.save(best=best)
+        self.save(*links)
 
     def _record_evaluation(self, found: Evaluation, seconds: float) -> None:
         progress = self.progress

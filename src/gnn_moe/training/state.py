@@ -22,6 +22,9 @@ class Progress:
     """The step of the last finished evaluation; 0 before the first."""
     best_step: int | None = None
     best_evaluation: Evaluation | None = None
+    selected_step: int | None = None
+    """Of the evaluation with the least `selection_loss`; None also in checkpoints of older versions."""
+    selected_evaluation: Evaluation | None = None
     last_evaluation: Evaluation | None = None
     train_seconds: float = 0.0
     waiting_seconds: float = 0.0
@@ -33,7 +36,7 @@ class Progress:
     def restore(self, values: dict[str, Any]) -> None:
         """Takes over what `dataclasses.asdict` gave of another."""
         for name, value in values.items():
-            evaluation = name in ("best_evaluation", "last_evaluation") and value is not None
+            evaluation = name.endswith("_evaluation") and value is not None
             setattr(self, name, Evaluation(**value) if evaluation else value)
 
     @property
