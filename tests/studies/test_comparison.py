@@ -89,6 +89,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no such preset": (["--preset", "question-wieghts"], ["did you mean question-weights?"]),
     "arms beside a preset": (["--preset", "question-weights", "--arm", "a:"], ["--arm", "question-weights"]),
     "a scale alone": (["--scale", "0.5"], ["--scale 0.5 is for a --preset"]),
+    "nothing tried": (
+        ["--arm", "a:", "--arm", "b:", "--configurations_tried", "0"],
+        ["--configurations_tried 0 must be a positive whole number"],
+    ),
     "no seed": (["--arm", "a:", "--arm", "b:", "--seeds", "1,1"], ["--seeds 1,1"]),
 }
 

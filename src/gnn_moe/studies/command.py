@@ -85,7 +85,9 @@ def run_study(
         sweep = _settled_apart(sweep, settle, arguments.workers)
         _show_points(sweep, sweep.points(), say)
         return sweep
+    # Asked for from wherever the process is, recorded as the command names it.
     url = arguments.storage or default_url(sweep.folder.absolute())
+    storage = without_password(arguments.storage or default_url(sweep.folder))
     shown = _without_password(command, arguments.storage)
     with closing(_open_queue(arguments, sweep, url)) as queue:
         try:
@@ -95,7 +97,7 @@ def run_study(
                 say(f"{_retry(sweep, queue, classes)} failed points run again")
         except StorageLost as error:
             raise RunFailed(f"the storage has gone away ({error}); the same command goes on once it answers") from None
-        recorder = Recorder(sweep=sweep, queue=queue, storage=without_password(url), command=shown)
+        recorder = Recorder(sweep=sweep, queue=queue, storage=storage, command=shown)
         _work(arguments, recorder, shown)
     for line in recorder.summary():
         say(line)

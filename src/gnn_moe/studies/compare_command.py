@@ -76,6 +76,9 @@ def resolve_comparison(arguments: CompareArguments) -> Sweep:
         BadInput: a flag is missing, unknown, or does not go with another.
     """
     check_numbers(arguments)
+    tried = arguments.configurations_tried
+    if tried is not None and tried <= 0:
+        raise BadInput(f"--configurations_tried {tried} must be a positive whole number")
     study = checked_name(arguments.study)
     baseline = baseline_of(arguments)
     question = _question(arguments)

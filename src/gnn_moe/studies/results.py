@@ -157,6 +157,7 @@ def _of_trial(trial: TrialRow) -> dict[str, Any]:
     params: dict[str, Any] = trial["params"]
     return {
         "name": trial["name"],
+        "arm": trial.get("arm"),
         "seed": trial["seed"],
         **{f"params.{field}": value for field, value in params.items()},
     }
