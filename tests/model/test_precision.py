@@ -56,8 +56,8 @@ SIZES = {"vocab_size": VOCABULARY, "embed_dim": 32, "num_heads": 4, "max_seq_len
 
 @each(
     [
-        *one_of_each(3, dropout_rate=0.0, **SIZES),
-        one_of_each(3, dropout_rate=0.1, num_layers=1, **SIZES)[1],
+        *one_of_each(3, dropout_rate=0.0, num_layers=1, **SIZES),
+        one_of_each(3, dropout_rate=0.1, **SIZES)[1],
         *controls(3, dropout_rate=0.0, **SIZES),
     ]
 )
