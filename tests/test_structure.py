@@ -29,12 +29,12 @@ LAYERS = (
     ("model",),
     ("hypergraph",),
     ("data",),
-    ("config", "hyperedges", "coupler_types", "checks", "errors"),
+    ("config", "parsing", "hyperedges", "coupler_types", "checks", "errors"),
 )
 """The parts of the package from top to bottom; a part imports itself, those on its line and those below."""
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
-TORCH_FREE = ("config", "hyperedges", "coupler_types", "checks", "errors")
+TORCH_FREE = ("config", "parsing", "hyperedges", "coupler_types", "checks", "errors")
 LONGEST_FILE = 400
 CODE_FOLDERS = ("src", "tests", "benchmarks", "examples")
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".cfg", ".json", ".yaml", ".yml", ".sh", ".in"}

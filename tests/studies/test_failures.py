@@ -68,7 +68,8 @@ def test_an_ending_has_a_class_and_a_message(name: str) -> None:
 
 
 def test_every_class_is_told() -> None:
-    assert {error_class for _, error_class, _ in CASES.values()} == set(ERROR_CLASSES)
+    """A leak is told from a run that ended well: see `outcomes`."""
+    assert {error_class for _, error_class, _ in CASES.values()} == set(ERROR_CLASSES) - {"leaking"}
 
 
 @pytest.mark.parametrize("timeout", [None, 1.0])

@@ -127,5 +127,6 @@ def test_retry_takes_a_class_several_or_all() -> None:
         "non_finite",
         "timeout",
         "bad_config",
+        "leaking",
         "crash",
     }
