@@ -84,7 +84,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["--arm", "a:", "--arm", "b:--num_experts 2", "--across", "num_experts=2,4"],
         ["--across num_experts=2,4", "--arm b"],
     ),
-    "across nothing": (["--arm", "a:", "--arm", "b:", "--across", "experts=2,4"], ["did you mean num_experts?"]),
+    "across nothing": (
+        ["--arm", "a:", "--arm", "b:", "--across", "experts=2,4"],
+        ["--across", "did you mean num_experts?"],
+    ),
     "no study": (["--arm", "a:", "--arm", "b:"], []),
     "no such preset": (["--preset", "question-wieghts"], ["did you mean question-weights?"]),
     "arms beside a preset": (["--preset", "question-weights", "--arm", "a:"], ["--arm", "question-weights"]),

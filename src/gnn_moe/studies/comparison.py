@@ -141,7 +141,7 @@ def parse_across(text: str | None, arms: Mapping[str, Mapping[str, Value]]) -> V
     """
     if text is None:
         return None
-    variation = parse_variation(text)
+    variation = parse_variation(text, "--across")
     if not isinstance(variation, Values):
         raise BadInput(f"--across {text}: list the values, as in {variation.field}=2,4,8")
     for arm, changes in arms.items():

@@ -108,7 +108,7 @@ def check_points(baseline: RunConfig, points: Sequence[Point]) -> None:
     """
     reasons = [problem_of(baseline, point) for point in points]
     if points and None not in reasons:
-        raise BadInput(f"--vary: every point is invalid; {points[0].name}: {reasons[0]}")
+        raise BadInput(f"every point is invalid; {points[0].name}: {reasons[0]}")
 
 
 def problem_of(baseline: RunConfig, point: Point) -> str | None:

@@ -84,25 +84,25 @@ def parse_variations(texts: Iterable[str]) -> tuple[Variation, ...]:
     return tuple(found.values())
 
 
-def parse_variation(text: str) -> Variation:
-    """One `FIELD=VALUES`.
+def parse_variation(text: str, flag: str = "--vary") -> Variation:
+    """One `FIELD=VALUES`; errors name the flag that it was given with.
 
     Raises:
         BadInput: the field or a value is unknown, a value stands twice, or the range is empty or reversed.
     """
     name, equals, rest = text.partition("=")
     if not equals or not rest:
-        raise BadInput(f"--vary {text!r} has no values: give FIELD=VALUE,VALUE or FIELD=LOW..HIGH")
+        raise BadInput(f"{flag} {text!r} has no values: give FIELD=VALUE,VALUE or FIELD=LOW..HIGH")
     if name in _NOT_VARIED:
-        raise BadInput(f"--vary {name} cannot be varied: {_NOT_VARIED[name]}")
+        raise BadInput(f"{flag} {name} cannot be varied: {_NOT_VARIED[name]}")
     if name not in fields():
-        raise unknown_name("--vary", name, [known for known in fields() if known not in _NOT_VARIED])
+        raise unknown_name(flag, name, [known for known in fields() if known not in _NOT_VARIED])
     if ".." in rest and (types_of(name) & {int, float}):
-        return _range(name, rest)
-    values = tuple(_value(name, word) for word in rest.split(","))
+        return _range(flag, name, rest)
+    values = tuple(_value(flag, name, word) for word in rest.split(","))
     for value in values:
         if values.count(value) > 1:
-            raise BadInput(f"--vary {text}: {value} stands twice; give each value once")
+            raise BadInput(f"{flag} {text}: {value} stands twice; give each value once")
     return Values(field=name, values=values)
 
 
@@ -165,11 +165,11 @@ def _is_union(hint: Any) -> bool:
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 
-def _value(field: str, word: str) -> Value:
+def _value(flag: str, field: str, word: str) -> Value:
     """The value that a word stands for: of the narrowest type of the field that takes it."""
     accepted = types_of(field)
     if not word:
-        raise BadInput(f"--vary {field} has an empty value: put one between every two commas")
+        raise BadInput(f"{flag} {field} has an empty value: put one between every two commas")
     if types.NoneType in accepted and word == "None":
         return None
     if bool in accepted and word.lower() in ("true", "false"):
@@ -181,9 +181,9 @@ def _value(field: str, word: str) -> Value:
     if str in accepted and (words is None or word in words):
         return word
     if words is not None and str in accepted:
-        raise unknown_name(f"--vary {field}", word, words)
+        raise unknown_name(f"{flag} {field}", word, words)
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    raise BadInput(f"--vary {field}={word}: {word!r} is not {' or '.join(kinds[k] for k in kinds if k in accepted)}")
+    raise BadInput(f"{flag} {field}={word}: {word!r} is not {' or '.join(kinds[k] for k in kinds if k in accepted)}")
 
 
 def _number(word: str, kind: type[int] | type[float]) -> int | float | None:
@@ -193,8 +193,8 @@ def _number(word: str, kind: type[int] | type[float]) -> int | float | None:
         return None
 
 
-def _range(field: str, text: str) -> Range:
-    where, log = f"--vary {field}={text}", text.endswith(_LOG)
+def _range(flag: str, field: str, text: str) -> Range:
+    where, log = f"{flag} {field}={text}", text.endswith(_LOG)
     kind = float if float in types_of(field) else int
     ends = [_number(word, kind) for word in text.removesuffix(_LOG).split("..")]
     if len(ends) != 2 or any(end is None or not math.isfinite(end) for end in ends):
