@@ -174,9 +174,11 @@ def test_a_run_folder_that_is_damaged_is_named_skipped_and_counted(
     assert str(metrics) in line
     # The one that ran out of memory may have a row of its halved micro-batch, or none at all.
     unsure = {mixed["embed_dim=1024"]["name"]}
-    assert set(table.column("name").to_pylist()) - unsure == {
-        trial["name"] for trial in mixed.values() if trial["run_dir"] and trial is not mixed["num_experts=3"]
-    } - unsure
+    assert (
+        set(table.column("name").to_pylist()) - unsure
+        == {trial["name"] for trial in mixed.values() if trial["run_dir"] and trial is not mixed["num_experts=3"]}
+        - unsure
+    )
 
 
 def test_out_of_memory_runs_again_with_half_the_micro_batch_and_the_same_batch(
