@@ -131,7 +131,7 @@ def common_micro_batch(configs: Mapping[str, RunConfig], *, at_once: int) -> int
     It is asked in a process of its own, which takes what it knows of the device with it when it ends.
 
     Args:
-        configs: with `--micro_batch_size auto`.
+        configs: with `--micro_batch_size auto`, and the vocabulary of their tokenizers.
         at_once: trials that share the memory.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
@@ -147,11 +147,10 @@ def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
     found = []
     for config in configs:
         corpus = load_corpus(config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
-        model = dataclasses.replace(config.model, vocab_size=corpus.vocab_size)
         with accelerator_for(config.training.device, config.training.precision) as accelerator:
             found.append(
                 largest_micro_batch(
-                    model,
+                    config.model,
                     config.training,
                     room_bytes=room_bytes(accelerator.device) // at_once,
                     **circumstances_of(config, corpus, accelerator),

@@ -20,7 +20,7 @@ from gnn_moe.studies.evidence import reason_left_out
 from gnn_moe.studies.presets import scaled
 from gnn_moe.studies.questions import Question, find_question
 from gnn_moe.studies.record import comparison_record
-from gnn_moe.studies.resolve import baseline_of, check_numbers, checked_name, seeds_of
+from gnn_moe.studies.resolve import baseline_of, check_numbers, check_scale, checked_name, seeds_of
 from gnn_moe.studies.results import StudyResults, load, write_study
 from gnn_moe.studies.sweep import Sweep
 
@@ -31,12 +31,10 @@ def with_question(arguments: CompareArguments) -> CompareArguments:
     Raises:
         BadInput: there is no such preset, or the scale cannot be had.
     """
-    if arguments.preset is None:
-        if arguments.scale is not None:
-            raise BadInput(f"--scale {arguments.scale:g} is for a --preset: name one, or give smaller numbers")
-        return CompareArguments()
+    check_scale(arguments)
     question = _question(arguments)
-    assert question is not None
+    if question is None:
+        return CompareArguments()
     baseline = question.preset.baseline
     return CompareArguments(
         study=arguments.preset,

@@ -28,9 +28,8 @@ def with_preset(arguments: SweepArguments) -> SweepArguments:
     Raises:
         BadInput: there is no such preset, or the scale cannot be had.
     """
+    check_scale(arguments)
     if arguments.preset is None:
-        if arguments.scale is not None:
-            raise BadInput(f"--scale {arguments.scale:g} is for a --preset: name one, or give smaller numbers")
         return SweepArguments()
     preset = find_preset(arguments.preset)
     if arguments.scale is not None:
@@ -100,6 +99,16 @@ def _check_design(arguments: SweepArguments, variations: Sequence[Variation]) ->
         raise BadInput(f"--trials {arguments.trials} is for --design search; a {arguments.design} has its points")
     elif arguments.objectives != "loss":
         raise BadInput(f"--objectives {arguments.objectives} is for --design search; leave it out")
+
+
+def check_scale(arguments: StudyArguments) -> None:
+    """Checks that there is something to scale.
+
+    Raises:
+        BadInput: there is no preset.
+    """
+    if arguments.preset is None and arguments.scale is not None:
+        raise BadInput(f"--scale {arguments.scale:g} is for a --preset: name one, or give smaller numbers")
 
 
 def check_numbers(arguments: StudyArguments) -> None:
