@@ -107,8 +107,12 @@ def weigh(
     questions.append(_minutes(comparison, curves, tried))
     ablated, damaged = _ablated(of_cell, run_folder)
     questions += _ablations(ablated, tried)
-    cells = [_cell(cell, arms[cell.label], of_cell[cell.label], seeds, run_folder) for cell in comparison.cells()]
-    return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds) + damaged)
+    drifts, unknown = _drifts(of_cell, run_folder)
+    cells = [
+        _cell(cell, arms[cell.label], of_cell[cell.label], seeds) | {"drift": drifts[cell.label]}
+        for cell in comparison.cells()
+    ]
+    return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds) + damaged + unknown)
 
 
 def reason_left_out(trial: TrialRow) -> str | None:
@@ -280,13 +284,7 @@ def _ratio_in_words(found: Verdict) -> str:
     return f"{ratio} ({level} {math.exp(interval.low):.3g} to {math.exp(interval.high):.3g})"
 
 
-def _cell(
-    cell: Cell,
-    arm: Arm,
-    trials: Mapping[int, TrialRow],
-    seeds: Sequence[int],
-    run_folder: Callable[[TrialRow], Path],
-) -> dict[str, Any]:
+def _cell(cell: Cell, arm: Arm, trials: Mapping[int, TrialRow], seeds: Sequence[int]) -> dict[str, Any]:
     good = [trials[seed] for seed in arm.seeds]
     left_out = {seed: reason_left_out(trials[seed]) for seed in seeds if seed not in arm.seeds}
     return {
@@ -299,21 +297,30 @@ def _cell(
         "left_out": [{"seed": seed, "reason": reason} for seed, reason in left_out.items()],
         "parameters": next((each["total_parameters"] for each in good), None),
         "micro_batch_sizes": sorted({each["micro_batch_size"] for each in good}),
-        "drift": _drift([run_folder(each) for each in good]),
         **{name: _mean([each[name] for each in good]) for name in ("steps", "tokens", "minutes", "train_minutes")},
         "training_flops": _mean([each["tokens"] * each["training_flops_per_token"] for each in good]),
     }
 
 
-def _drift(folders: Sequence[Path]) -> list[dict[str, Any]] | None:
-    """How far learned strengths moved beside how far seeds differ, a row a graph; None without records of them."""
-    try:
-        found = read_drift(folders)
-    except BadInput:  # no run, no record of strengths, or one on another machine
-        return None
-    rows = [dataclasses.asdict(layer) for layer in found.layers]
-    # A row a hyperedge of each layer stays with `gnn_moe.studies.drift`.
-    return [{name: value for name, value in row.items() if name != "connections"} for row in rows]
+def _drifts(
+    of_cell: Mapping[str, Mapping[int, TrialRow]], run_folder: Callable[[TrialRow], Path]
+) -> tuple[dict[str, list[dict[str, Any]] | None], list[str]]:
+    """How far learned strengths moved beside how far seeds differ, a row a graph; and a note where that is unknown."""
+    found: dict[str, list[dict[str, Any]] | None] = {}
+    unknown = []
+    for label, trials in of_cell.items():
+        found[label] = None
+        folders = [run_folder(trial) for trial in trials.values() if reason_left_out(trial) is None]
+        if not folders:
+            continue
+        try:
+            rows = [dataclasses.asdict(layer) for layer in read_drift(folders).layers]
+        except BadInput as error:
+            unknown.append(f"no drift of {label}: {error}")
+            continue
+        # A row a hyperedge of each layer stays with `gnn_moe.studies.drift`.
+        found[label] = [{name: row[name] for name in row if name != "connections"} for row in rows]
+    return found, unknown
 
 
 def _mean(values: Sequence[float]) -> float | None:
