@@ -110,5 +110,5 @@ def test_a_control_that_cannot_be_matched_leaves_nothing_behind(
 ) -> None:
     tiny = {"architecture": "dense", "embed_dim": 1, "num_heads": 1, "tokenizer": "bpe:256", "coupler_type": "mean"}
     assert main(setting.flags("it", micro_batch_size=4, max_seq_length=4, num_experts=2, **tiny)) == 2
-    assert "no dense model comes within 1%" in capsys.readouterr().err
+    assert "none of its widths comes within 1%" in capsys.readouterr().err
     assert not setting.runs.exists()

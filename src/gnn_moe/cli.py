@@ -186,9 +186,9 @@ def _evaluate(arguments: Sequence[str], program: str) -> int:
     parsed = parse_flags(EvaluateArguments, arguments, program)
     if parsed.ablate is not None and parsed.coupling:
         raise BadInput(f"--ablate {parsed.ablate} and --coupling are two questions: ask one at a time")
-    from gnn_moe.evaluations import evaluate_ablated, evaluate_model, measure_model, stored_data
+    from gnn_moe.evaluations import evaluate_ablated, evaluate_model, measure_model, stored_config
 
-    parsed = parse_flags(EvaluateArguments, arguments, program, default=_with_data(parsed, stored_data))
+    parsed = parse_flags(EvaluateArguments, arguments, program, default=_with_data(parsed, stored_config))
     asked: dict[str, Any] = {
         name: getattr(parsed, name) for name in ("data", "checkpoint", "split", "device", "precision", "cache_dir")
     }
@@ -229,8 +229,8 @@ def _print_coupling(values: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def _with_data(parsed: EvaluateArguments, stored_data: Callable[[str, str], DataConfig]) -> EvaluateArguments:
-    return EvaluateArguments(path=parsed.path, data=stored_data(parsed.path, parsed.checkpoint))
+def _with_data(parsed: EvaluateArguments, stored_config: Callable[[str, str], RunConfig]) -> EvaluateArguments:
+    return EvaluateArguments(path=parsed.path, data=stored_config(parsed.path, parsed.checkpoint).data)
 
 
 def _generate(arguments: Sequence[str], program: str) -> int:

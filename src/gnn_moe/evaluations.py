@@ -66,9 +66,9 @@ class AblatedEvaluation:
     """How far the strength that moved most moved; None where the coupler was taken out."""
 
 
-def stored_data(path: str, checkpoint: str) -> DataConfig:
-    """The data settings of the run that a model folder is from."""
-    return _stored(find_model_folder(path, checkpoint)).data
+def stored_config(path: str, checkpoint: str) -> RunConfig:
+    """The settings of the run that a model folder is from."""
+    return _stored(find_model_folder(path, checkpoint))
 
 
 def evaluate_model(

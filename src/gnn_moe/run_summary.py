@@ -184,7 +184,7 @@ def explain(error: BaseException, resume: str, micro_batch_size: int) -> BaseExc
     if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
         return RunFailed(f"the record could not be written ({error}); make room, then go on with: {resume}")
     if is_out_of_memory(error):
-        smaller = "a smaller one, which gives the same result, " if micro_batch_size > 1 else ""
+        smaller = "a smaller one, which learns from the same batches, " if micro_batch_size > 1 else ""
         return MemoryFull(
             f"out of memory with --micro_batch_size {micro_batch_size}: use {smaller}--activation_checkpointing or a "
             "smaller model, under another --run_name"

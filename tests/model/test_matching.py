@@ -64,6 +64,27 @@ def test_dense_is_as_large_as_the_coupled_model(
             assert 56 <= dense.width / dense.heads <= 72  # 64 in the experts
 
 
+@pytest.mark.parametrize("chosen", [1, 2])
+@pytest.mark.parametrize(("experts", "width", "layers", "coupler_layers"), SEED)
+def test_the_sparse_mixture_costs_as_much_as_the_coupled_model(
+    experts: int, width: int, layers: int, coupler_layers: int, chosen: int
+) -> None:
+    """With experts of usual proportions, four widths or so wide, however many run on every token there."""
+    sparse, coupled = counts(
+        ModelConfig(
+            architecture="top_k",
+            router_top_k=chosen,
+            num_experts=experts,
+            embed_dim=width,
+            num_layers=layers,
+            gnn_layers=coupler_layers,
+        )
+    )
+    assert sparse.training_flops_per_token == pytest.approx(coupled.training_flops_per_token, rel=2e-3)
+    assert 3.4 < sparse.feed_forward_width / sparse.width < 4.8
+    assert 56 <= sparse.width / sparse.heads <= 72
+
+
 @each(every_config([1, 3, 8]))
 def test_every_coupled_model_has_a_dense_one(config: ModelConfig) -> None:
     for match in ("parameters", "flops"):
@@ -76,8 +97,8 @@ def test_solved_widths_do_not_drift() -> None:
     """A checkpoint's config names the coupled model: if these moved, it would no longer load."""
     sizes = {"num_experts": 4, "embed_dim": 384, "num_layers": 4, "gnn_layers": 2}
     found = [
-        model_size(ModelConfig(architecture="dense", match=match, coupler_type=coupler, **sizes)).block  # type: ignore[arg-type]
-        for match in ("parameters", "flops")
+        model_size(ModelConfig(coupler_type=coupler, **kind, **sizes)).block  # type: ignore[arg-type]
+        for kind in ({"architecture": "dense"}, {"architecture": "dense", "match": "flops"}, {"architecture": "top_k"})
         for coupler in ("GNN", "HGNN")
     ]
     assert [(block.width, block.heads, block.feed_forward_width) for block in found] == [
@@ -85,6 +106,8 @@ def test_solved_widths_do_not_drift() -> None:
         (544, 8, 2136),
         (704, 11, 2712),
         (648, 9, 2816),
+        (600, 10, 2368),
+        (576, 9, 2136),
     ]
 
 
@@ -108,5 +131,5 @@ def test_a_width_is_solved_for_once_a_model(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_model_too_small_to_match_is_bad_input() -> None:
     config = ModelConfig(architecture="dense", vocab_size=10, embed_dim=2, num_heads=1, num_experts=1)
-    with pytest.raises(BadInput, match="no dense model comes within 1% of the 790 of the coupled one"):
+    with pytest.raises(BadInput, match="dense: none of its widths comes within 1% of the 790 parameters of"):
         model_size(config)

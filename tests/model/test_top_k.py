@@ -39,7 +39,7 @@ def textbook_logits(parameters: dict[str, Tensor], config: ModelConfig, ids_BT: 
         for number in range(config.num_layers):
             p = textbook.part(parameters, f"layers.{number}.attention.")
             normed_TD = textbook.layer_norm(x_TD, p["norm_gain"], p["norm_bias"])
-            x_TD = x_TD + textbook.attention(p, config.heads, normed_TD)
+            x_TD = x_TD + textbook.attention(p, model_size(config).heads, normed_TD)
             x_TD = x_TD + mixture(textbook.part(parameters, f"layers.{number}.feed_forward."), config, x_TD)
         final_TD = textbook.layer_norm(x_TD, parameters["norm_gain"], parameters["norm_bias"])
         rows.append(final_TD @ parameters["head_weight"].T + parameters["head_bias"])
@@ -74,10 +74,11 @@ def test_equals_the_textbook(config: ModelConfig) -> None:
 def test_one_expert_is_a_dense_block() -> None:
     """E = 1 sends everything through one FFN with weight 1."""
     sparse = random_model(top_k(1, 1))
-    x_BTD = torch.randn(2, 5, 8, dtype=torch.float64)
+    width = model_size(sparse.config).width
+    x_BTD = torch.randn(2, 5, width, dtype=torch.float64)
     mixed = sparse.layers[0].get_submodule("feed_forward")
     assert isinstance(mixed, SparseFeedForward)
-    dense = FeedForward(8, mixed.experts.up_weight.shape[1], 0.0).double()
+    dense = FeedForward(width, mixed.experts.up_weight.shape[1], 0.0).double()
     with torch.no_grad():
         for name, parameter in dense.named_parameters():
             source = mixed.get_parameter(name) if "norm" in name else mixed.get_parameter(f"experts.{name}")[0]
@@ -178,13 +179,13 @@ def test_every_coupled_model_has_a_mixture_of_equal_active_flops(config: ModelCo
     for chosen in (1, 2):
         sparse = model_size(dataclasses.replace(config, architecture="top_k", router_top_k=chosen))
         assert is_near(sparse.training_flops_per_token, model_size(config).training_flops_per_token)
-        assert sparse.width == config.embed_dim
-        idle = (config.num_experts - chosen) * (2 * 16 + 1) * sparse.feed_forward_width * config.num_layers
-        assert sparse.total_parameters - sparse.active_parameters == idle + (config.num_experts - chosen) * 16 * 2
+        expert = (2 * sparse.width + 1) * sparse.feed_forward_width + sparse.width
+        idle = (config.num_experts - chosen) * expert * config.num_layers
+        assert sparse.total_parameters - sparse.active_parameters == idle
 
 
 def test_a_model_too_small_to_match_is_bad_input() -> None:
     sizes = {"vocab_size": 10, "embed_dim": 1, "num_heads": 1, "num_experts": 2, "max_seq_length": 4}
     config = ModelConfig(architecture="top_k", coupler_type="mean", **sizes)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="no width of its experts comes within 1% of the"):
+    with pytest.raises(BadInput, match="top_k: none of its widths comes within 1% of the"):
         model_size(config)

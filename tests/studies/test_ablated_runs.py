@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from gnn_moe import evaluations
-from gnn_moe.config import DataConfig, RunConfig
+from gnn_moe.config import RunConfig, TrainingConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.evaluations import AblatedEvaluation
 from gnn_moe.studies import compare_command, load
@@ -49,7 +50,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return FOUND
 
     monkeypatch.setattr(evaluations, "evaluate_ablated", evaluate)
-    monkeypatch.setattr(evaluations, "stored_data", lambda *_: DataConfig())
+    monkeypatch.setattr(evaluations, "stored_config", lambda *_: RunConfig())
     return seen
 
 
@@ -81,6 +82,27 @@ def test_a_damaged_file_is_named_and_asked_for_again(text: str, asked: list[str]
     assert set(read_ablations(tmp_path / "a")) == {"coupler"}
 
 
+def test_a_loss_that_is_not_finite_is_said_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an answer: asking again would give the same."""
+    asked: list[int] = []
+
+    def evaluate(*_: Any, ablate_seed: int, **__: Any) -> AblatedEvaluation:
+        asked.append(ablate_seed)
+        return dataclasses.replace(FOUND, ablated_reported_loss=float("nan"))
+
+    config = RunConfig(training=TrainingConfig(seed=7))
+    monkeypatch.setattr(evaluations, "evaluate_ablated", evaluate)
+    monkeypatch.setattr(evaluations, "stored_config", lambda *_: config)
+    (tmp_path / "a").mkdir()
+    said: list[str] = []
+    for _ in range(2):
+        ablate_runs([tmp_path / "a"], ["shuffle_graph"], cache_dir=None, on_notice=said.append)
+    assert said == ["a: --ablate shuffle_graph: ablated_reported_loss is not finite"]
+    assert asked == [7]  # the order is drawn by the run's own seed
+    found = read_ablations(tmp_path / "a")["shuffle_graph"]
+    assert (found["reported_loss"], found["ablated_reported_loss"]) == (5.0, None)
+
+
 def test_a_run_on_another_machine_is_named_and_passed_over(asked: list[str], tmp_path: Path) -> None:
     said: list[str] = []
     ablate_runs([tmp_path / "gone"], ["coupler"], cache_dir=None, on_notice=said.append)
@@ -98,7 +120,7 @@ def test_what_other_workers_wrote_meanwhile_stays(tmp_path: Path, monkeypatch: p
     sweep.folder.mkdir(parents=True)
 
     def write(trials: list[dict[str, Any]]) -> None:
-        values = {"format": FORMAT, "version": VERSION, "trials": trials, "comparison": {}}
+        values = {"format": FORMAT, "version": VERSION, "trials": trials, "comparison": {"weighed": []}}
         write_study(sweep.folder, lambda: values)
 
     row = {"name": "b,seed=2", "arm": "b", "params": {}, "seed": 2, "state": "running", "run_dir": None}

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from gnn_moe.cli import main
 from gnn_moe.studies import load
@@ -99,6 +101,29 @@ def test_more_seeds_and_arms_are_added_and_nothing_runs_again(compared: dict[str
         ("mean", [1, 2, 3]),
         ("attention", [1, 2, 3]),
     ]
+    before_note = "weighed before with other seeds (1,2): "
+    assert not any(note.startswith("weighed") for note in compared["comparison"]["evidence"]["notes"])
+    assert any(note.startswith(before_note) for note in record["comparison"]["evidence"]["notes"])
+
+
+def test_arms_of_a_seed_begin_at_the_same_values(sweeps: Sweeps) -> None:
+    """Steps too small to move a number leave each model as it began: parameters of one name are equal in both arms."""
+    arms = ("--arm", "gnn:--coupler_type GNN", "--arm", "hgnn:--coupler_type HGNN", "--arm", "mean:--coupler_type mean")
+    sweeps.run(sweeps.compare_words("still", *arms, seeds="1,2", learning_rate=1e-30))
+    found = {}
+    for trial in sweeps.record("still")["trials"]:
+        path = Path(trial["run_dir"]) / "checkpoints" / "best" / "model.safetensors"
+        found[trial["arm"], trial["seed"]] = load_file(path)
+    for seed in (1, 2):
+        gnn, hgnn, mean = (found[arm, seed] for arm in ("gnn", "hgnn", "mean"))
+        for one, other in ((gnn, hgnn), (gnn, mean)):
+            shared = one.keys() & other.keys()
+            assert {name.split(".")[2] for name in shared if name.startswith("layers.")} >= {"experts", "readout"}
+            for name in shared:
+                torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-20)
+            assert one.keys() - other.keys() == {name for name in one if ".coupler." in name} - shared
+    name = "token_embedding"
+    assert not torch.equal(found["gnn", 1][name], found["gnn", 2][name])
 
 
 def test_another_budget_is_refused(

@@ -288,3 +288,16 @@ def test_a_record_of_strengths_that_cannot_be_used_is_named(tmp_path: Path) -> N
     notes = [note for note in found.notes if note.startswith("no drift of ")]
     assert [note.split(":")[0] for note in notes] == ["no drift of gnn", "no drift of hgnn"]
     assert all(str(tmp_path) in note for note in notes)
+
+
+def test_an_ablated_model_without_a_finite_loss_is_named_and_left_out(tmp_path: Path) -> None:
+    comparison = Comparison(arms=ARMS)
+    trials = trials_of(comparison, lambda *_: 5.0, 2)
+    for one in trials:
+        (tmp_path / one["name"]).mkdir()
+        lost = one["name"] == trials[0]["name"]
+        asked = {"coupler": {"reported_loss": 5.0, "ablated_reported_loss": None if lost else 5.5}}
+        (tmp_path / one["name"] / "ablations.json").write_text(json.dumps(asked))
+    found = weighed(comparison, trials, 2, tmp_path)
+    assert notes_of(found) == ["left out of the ablations: gnn, seed 1: coupler has no finite loss"]
+    assert [verdict.pairs.seeds for verdict in found.questions[-1].verdicts] == [(2,), (1, 2)]

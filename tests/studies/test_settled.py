@@ -182,6 +182,6 @@ def test_what_was_tried_does_not_depend_on_which_other_arms_were_asked_for(asked
         }
         for point in (*both.points(), *all_arms.points()[1::2], *all_arms.points()[4::2])
     ]
-    found = evidence_of(both, rows)
+    found = evidence_of(both, rows, [])
     assert found is not None
     assert found["questions"][0]["verdicts"][0]["configurations_tried"] == 4

@@ -88,7 +88,7 @@ def test_where_not_even_one_sample_fits_it_is_said(
 def test_memory_that_ran_out_with_one_sample_at_once_asks_for_no_smaller_one() -> None:
     full = MemoryError()
     assert "use --activation_checkpointing or a smaller model" in str(explain(full, "", 1))
-    assert "use a smaller one, which gives the same result, --activation" in str(explain(full, "", 2))
+    assert "use a smaller one, which learns from the same batches, --activation" in str(explain(full, "", 2))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

@@ -44,12 +44,6 @@ def match_block(count: Callable[[int, int], int], target: int, head_width: float
     return None
 
 
-def match_feed_forward(count: Callable[[int], int], target: int) -> int | None:
-    """The FFN width for which an increasing count comes within 1 % of the target; None where none does."""
-    widths = (nearest(count, target, step) for step in _STEPS)
-    return next((width for width in widths if is_near(count(width), target)), None)
-
-
 def _block(count: Callable[[int], int], target: int, step: int, width: int, head_width: float) -> BlockShape:
     """The block of a width, its FFN of 3 to 5 widths the nearest to the target."""
     inner = min(max(nearest(count, target, step), _LEAST_FFN * width), _MOST_FFN * width)

@@ -14,7 +14,7 @@ from gnn_moe.config import COUPLED, DENSE, TOP_K, ModelConfig
 from gnn_moe.coupler_types import CouplerShape
 from gnn_moe.errors import BadInput
 from gnn_moe.hypergraph import count_hyperedges
-from gnn_moe.model.matching import WITHIN, BlockShape, match_block, match_feed_forward
+from gnn_moe.model.matching import WITHIN, BlockShape, match_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ _COUNTS: Mapping[str, Callable[[ModelSize], int]] = {
     "flops": lambda size: size.training_flops_per_token,
 }
 """What `--match` may name."""
+_UNITS: Mapping[str, str] = {"parameters": "parameters", "flops": "training FLOPs"}
 
 
 def coupler_shape(config: ModelConfig) -> CouplerShape:
@@ -87,7 +88,9 @@ def model_size(config: ModelConfig) -> ModelSize:
     Raises:
         BadInput: a control cannot be matched to the coupled model.
     """
-    return {COUPLED: _coupled_size, DENSE: _dense_size, TOP_K: _top_k_size}[config.architecture](config)
+    if config.architecture == COUPLED:
+        return _coupled_size(config)
+    return _matched_size(config, {DENSE: _size_of_blocks, TOP_K: _size_of_mixture}[config.architecture])
 
 
 def describe_model(config: ModelConfig) -> str:
@@ -100,8 +103,7 @@ def describe_model(config: ModelConfig) -> str:
     own = f"{config.architecture}, D {size.width}, {size.heads} heads, FFN {size.feed_forward_width}"
     if config.architecture == TOP_K:
         own += f", {config.router_top_k} of {config.num_experts} experts"
-    count = {"parameters": "parameters", "flops": "training FLOPs"}[_matched_in(config)]
-    return f"{own}, with the {count} of {matched}, {layers}"
+    return f"{own}, with the {_UNITS[_matched_in(config)]} of {matched}, {layers}"
 
 
 def _matched_in(config: ModelConfig) -> str:
@@ -122,23 +124,25 @@ def _coupled_size(config: ModelConfig) -> ModelSize:
     return _size(config, block, layer, hyperedges=shape.hyperedges)
 
 
-def _dense_size(config: ModelConfig) -> ModelSize:
-    """One block a layer, its width and its FFN's solved for."""
+def _matched_size(config: ModelConfig, size_of: Callable[[ModelConfig, BlockShape], ModelSize]) -> ModelSize:
+    """A control's size, its width and that of its FFNs solved for."""
     matched, count = _coupled_size(config.matched), _COUNTS[_matched_in(config)]
 
     def found(width: int, inner: int) -> int:
-        return count(_size_of_blocks(config, BlockShape(width=width, heads=1, feed_forward_width=inner)))
+        return count(size_of(config, BlockShape(width=width, heads=1, feed_forward_width=inner)))
 
     block = match_block(found, count(matched), matched.width / matched.heads)
     if block is None:
         raise BadInput(
-            f"--match {config.match}: no dense model comes within {WITHIN:.0%} of the {count(matched):,} of the "
-            f"coupled one; use a larger --embed_dim than {config.embed_dim}"
+            f"--architecture {config.architecture}: none of its widths comes within {WITHIN:.0%} of the "
+            f"{count(matched):,} {_UNITS[_matched_in(config)]} of the coupled model; use a larger --embed_dim than "
+            f"{config.embed_dim}"
         )
-    return _size_of_blocks(config, block)
+    return size_of(config, block)
 
 
 def _size_of_blocks(config: ModelConfig, block: BlockShape) -> ModelSize:
+    """One block a layer."""
     layer = _LayerCost(
         expert_parameters=_block_parameters(block.width, block.feed_forward_width),
         flops=_block_flops(block.width, block.feed_forward_width, config.max_seq_length),
@@ -146,27 +150,17 @@ def _size_of_blocks(config: ModelConfig, block: BlockShape) -> ModelSize:
     return _size(config, block, layer)
 
 
-def _top_k_size(config: ModelConfig) -> ModelSize:
-    """Shared attention, a router and E FFNs a layer, their hidden width solved for."""
-    matched, count = _coupled_size(config.matched), _COUNTS[_matched_in(config)]
-    inner = match_feed_forward(lambda inner: count(_size_of_mixture(config, inner)), count(matched))
-    if inner is None:
-        raise BadInput(
-            f"--architecture top_k: no width of its experts comes within {WITHIN:.0%} of the {count(matched):,} FLOPs "
-            f"of the coupled model; use a larger --embed_dim than {config.embed_dim}"
-        )
-    return _size_of_mixture(config, inner)
-
-
-def _size_of_mixture(config: ModelConfig, inner: int) -> ModelSize:
-    width, experts, chosen = config.embed_dim, config.num_experts, config.router_top_k
-    expert, router = _feed_forward_parameters(width, inner), width * experts
+def _size_of_mixture(config: ModelConfig, block: BlockShape) -> ModelSize:
+    """Shared attention, a router and E FFNs a layer."""
+    experts, chosen = config.num_experts, config.router_top_k
+    expert, router = _feed_forward_parameters(block.width, block.feed_forward_width), block.width * experts
     layer = _LayerCost(
-        expert_parameters=_attention_parameters(width) + router + experts * expert,
+        expert_parameters=_attention_parameters(block.width) + router + experts * expert,
         idle_parameters=(experts - chosen) * expert,
-        flops=_block_flops(width, chosen * inner, config.max_seq_length) + 2 * width * experts,
+        flops=_block_flops(block.width, chosen * block.feed_forward_width, config.max_seq_length)
+        + 2 * block.width * experts,
     )
-    return _size(config, BlockShape(width=width, heads=config.heads, feed_forward_width=inner), layer)
+    return _size(config, block, layer)
 
 
 def _size(config: ModelConfig, block: BlockShape, layer: _LayerCost, hyperedges: int = 0) -> ModelSize:

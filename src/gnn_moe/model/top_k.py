@@ -4,7 +4,7 @@ Letters: B rows, T positions, N = B·T tokens, E experts, k experts a token, S =
 
     layer: h = x + Attention(LN1(x)),   x = h + Σ_{e chosen} weight_e · FFN_e(LN2(h))
 
-Attention is shared. F is solved for, so that a token costs as much as in the coupled model. No token is dropped:
+Attention is shared. D and F are solved for, so that a token costs as much as in the coupled model. No token is dropped:
 tokens are sorted by expert, each expert is one product over its own, and the results are put back in order.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from gnn_moe.studies.arguments import Ablation
 
 ABLATIONS_FILE, _LOCK_FILE = "ablations.json", ".ablations.lock"
 LOSSES = ("reported_loss", "ablated_reported_loss")
-"""Of what was found: the two that comparisons use."""
+"""Of what was found: the two that comparisons use; None where one is not finite, or the text has one row only."""
 
 
 def ablate_runs(
@@ -46,7 +47,7 @@ def ablate_runs(
 def _ablate_run(
     folder: Path, ablations: Sequence[str], cache_dir: str | None, on_notice: Callable[[str], None]
 ) -> None:
-    from gnn_moe.evaluations import evaluate_ablated, stored_data
+    from gnn_moe.evaluations import evaluate_ablated, stored_config
 
     # The one whose loss is reported; runs of older versions have kept the best one only.
     checkpoint = SELECTED if (folder / CHECKPOINTS / SELECTED).exists() else BEST
@@ -59,12 +60,23 @@ def _ablate_run(
         if ablation in found:
             continue
         try:
-            data = stored_data(str(folder), checkpoint)
-            evaluation = evaluate_ablated(str(folder), ablation, data=data, checkpoint=checkpoint, cache_dir=cache_dir)
+            stored = stored_config(str(folder), checkpoint)
+            evaluation = evaluate_ablated(
+                str(folder),
+                ablation,
+                data=stored.data,
+                # Another order in each run, as its seed says: one order for all would be one draw of many.
+                ablate_seed=stored.training.seed,
+                checkpoint=checkpoint,
+                cache_dir=cache_dir,
+            )
         except BadInput as error:
             on_notice(f"{folder.name}: {error}")
             continue
-        found[ablation] = dataclasses.asdict(evaluation)
+        values = dataclasses.asdict(evaluation)
+        if endless := [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]:
+            on_notice(f"{folder.name}: --ablate {ablation}: {', '.join(endless)} is not finite")
+        found[ablation] = values | dict.fromkeys(endless)
         temporary = folder / f"{ABLATIONS_FILE}.writing"
         temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         temporary.replace(folder / ABLATIONS_FILE)
@@ -89,8 +101,9 @@ def read_ablations(folder: Path) -> Mapping[str, Any]:
 
 
 def _is_whole(ablation: str, values: object) -> bool:
-    known = ablation in get_args(Ablation) and isinstance(values, dict)
-    return known and all(is_number(values.get(name)) for name in LOSSES)  # type: ignore[attr-defined]
+    if ablation not in get_args(Ablation) or not isinstance(values, dict):
+        return False
+    return all(name in values and (values[name] is None or is_number(values[name])) for name in LOSSES)
 
 
 @contextmanager

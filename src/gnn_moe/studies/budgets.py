@@ -16,7 +16,7 @@ from multiprocessing import get_context
 
 from gnn_moe.config import DataConfig, RunConfig
 from gnn_moe.data.corpus import Corpus, load_corpus
-from gnn_moe.errors import BadInput
+from gnn_moe.errors import BadInput, GnnMoeError, RunFailed
 from gnn_moe.model.size import model_size
 from gnn_moe.plans import calibrate
 from gnn_moe.studies.arguments import Budget
@@ -119,10 +119,16 @@ def time_steps(configs: Mapping[str, RunConfig]) -> dict[str, float]:
     """Minutes of a training step of each config on this machine, from a dozen of its own steps.
 
     Raises:
-        GnnMoeError: the data cannot be used, or the steps of one failed.
+        RunFailed: the data cannot be used, or the steps of one failed.
     """
-    found = {label: calibrate(config) for label, config in configs.items()}
-    return {label: one.train_minutes / one.steps for label, one in found.items()}
+    found = {}
+    for label, config in configs.items():
+        try:
+            timed = calibrate(config)
+        except GnnMoeError as error:
+            raise RunFailed(f"--budget minutes: the steps of {label} could not be timed: {error}") from error
+        found[label] = timed.train_minutes / timed.steps
+    return found
 
 
 def common_micro_batch(configs: Mapping[str, RunConfig], *, at_once: int) -> int:

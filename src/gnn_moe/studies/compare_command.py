@@ -145,7 +145,8 @@ def _ablate(arguments: CompareArguments, sweep: Sweep, say: Callable[[str], None
 
     def record() -> dict[str, Any]:
         now = load(sweep.folder)  # with what other workers wrote meanwhile
-        return {**now.values, "comparison": comparison_record(sweep, now.trials)}
+        weighed = now.values["comparison"]["weighed"]
+        return {**now.values, "comparison": comparison_record(sweep, now.trials, weighed)}
 
     write_study(sweep.folder, record)
 
@@ -157,7 +158,9 @@ def show_evidence(study: StudyResults, say: Callable[[str], None]) -> None:
         return
     table = Table(title="losses are means over seeds, with 95 % t intervals, in nats a token", title_justify="left")
     for name in ("arm", "seeds", "loss", "interval", "parameters", "steps", "training PFLOPs", "minutes"):
-        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+        table.add_column(
+            name, justify="left" if name == "arm" else "right", overflow="fold", min_width=12 if name == "arm" else None
+        )
     for cell in found["cells"]:
         table.add_row(*map(escape, _cells(cell)))
     Console().print(table)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from gnn_moe.errors import BadInput
-from gnn_moe.studies.ablations import read_ablations
+from gnn_moe.studies.ablations import LOSSES, read_ablations
 from gnn_moe.studies.comparison import Cell, Comparison
 from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.results import TrialRow
@@ -233,6 +233,9 @@ def _ablated(
                 damaged.append(f"left out of the ablations: {label}, seed {seed}: {error}")
                 continue
             for ablation, values in of_run.items():
+                if any(values[name] is None for name in LOSSES):
+                    damaged.append(f"left out of the ablations: {label}, seed {seed}: {ablation} has no finite loss")
+                    continue
                 found.setdefault(ablation, {}).setdefault(label, {})[seed] = values
     return found, damaged
 

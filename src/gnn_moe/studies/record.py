@@ -30,10 +30,14 @@ from gnn_moe.studies.space import values_of
 from gnn_moe.studies.sweep import Sweep, settings_of
 from gnn_moe.studies.table import Display
 
+WEIGHED = "weighed"
+"""The name by which the storage knows with which seeds a comparison was weighed."""
 _NOTHING = {field.name: None for field in dataclasses.fields(Outcome)}
 
 
-def study_record(sweep: Sweep, rows: Sequence[Row], *, storage: str, command: Sequence[str]) -> dict[str, Any]:
+def study_record(
+    sweep: Sweep, rows: Sequence[Row], *, storage: str, command: Sequence[str], weighed: Sequence[str]
+) -> dict[str, Any]:
     """What study.json holds.
 
     Args:
@@ -41,6 +45,7 @@ def study_record(sweep: Sweep, rows: Sequence[Row], *, storage: str, command: Se
         rows: the state of every point.
         storage: its URL, without a password.
         command: the words of the command that writes this, without a password.
+        weighed: the seeds of each time at which a comparison was weighed before, as `seeds_in_words` has them.
     """
     trials = [trial_record(sweep, row) for row in rows]
     return {
@@ -61,12 +66,17 @@ def study_record(sweep: Sweep, rows: Sequence[Row], *, storage: str, command: Se
         "command": list(command),
         "counts": count_states(trials),
         "reference": reference_of(sweep.preset),
-        "comparison": comparison_record(sweep, trials),
+        "comparison": comparison_record(sweep, trials, weighed),
         "trials": trials,
     }
 
 
-def comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
+def seeds_in_words(sweep: Sweep) -> str:
+    """The seeds that a comparison is weighed with."""
+    return ",".join(map(str, sorted(sweep.seeds)))
+
+
+def comparison_record(sweep: Sweep, trials: Sequence[TrialRow], weighed: Sequence[str]) -> dict[str, Any] | None:
     """What is compared, and once every point has an outcome what it says: looking earlier would be looking often."""
     if sweep.comparison is None:
         return None
@@ -74,11 +84,12 @@ def comparison_record(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any
     minutes = {label: timed[words] for label, words in sweep.comparison.words().items() if words in timed}
     return as_record(sweep.comparison) | {
         "minutes_a_step": minutes or None,
-        "evidence": evidence_of(sweep, trials),
+        "weighed": list(weighed),
+        "evidence": evidence_of(sweep, trials, weighed),
     }
 
 
-def evidence_of(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | None:
+def evidence_of(sweep: Sweep, trials: Sequence[TrialRow], weighed: Sequence[str]) -> dict[str, Any] | None:
     """What the trials of a comparison say, or None before every point has an outcome."""
     assert sweep.comparison is not None
     asked = {point.name for point in sweep.points()}
@@ -95,7 +106,13 @@ def evidence_of(sweep: Sweep, trials: Sequence[TrialRow]) -> dict[str, Any] | No
         ]
         for some in (of_it, others)
     )
-    return weigh(sweep.comparison, of_it, sweep.seeds, sweep.local_folder, others=others).as_record()
+    found = weigh(sweep.comparison, of_it, sweep.seeds, sweep.local_folder, others=others).as_record()
+    if before := [seeds for seeds in weighed if seeds != seeds_in_words(sweep)]:
+        found["notes"].append(
+            f"weighed before with other seeds ({'; '.join(before)}): if what was found then led to these, intervals "
+            "miss the truth more often than they say; ask anew with new seeds alone"
+        )
+    return found
 
 
 def scale_note(sweep: Sweep) -> str | None:
@@ -163,7 +180,10 @@ class Recorder:
         write_study(self.sweep.folder, lambda: self._record(self.queue.rows()))
 
     def _record(self, rows: Sequence[Row]) -> dict[str, Any]:
-        record = study_record(self.sweep, rows, storage=self.storage, command=self.command)
+        weighed = list(self.queue.facts().get(WEIGHED, {})) if self.sweep.comparison else []
+        record = study_record(self.sweep, rows, storage=self.storage, command=self.command, weighed=weighed)
+        if record["comparison"] and record["comparison"]["evidence"]:
+            self.queue.keep(WEIGHED, {seeds_in_words(self.sweep): record["written"]})
         return record | {"unreadable_run_folders": self.skipped}
 
     def summary(self) -> list[str]:

@@ -37,9 +37,9 @@ from gnn_moe.training.device import is_out_of_memory, peak_memory_bytes, precisi
 from gnn_moe.training.diagnosis import find_non_finite
 from gnn_moe.training.evaluation import Evaluation, evaluate, measure_expert_load
 from gnn_moe.training.generators import generator_states, restore_generators
+from gnn_moe.training.idle_memory import hand_back_above, hand_back_between_layers
 from gnn_moe.training.loader import LoadedBatch, collate_pieces, load_ahead
 from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
-from gnn_moe.training.process_memory import resident_bytes
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics, Row
 from gnn_moe.training.state import Progress
@@ -80,6 +80,8 @@ class Trainer:
         self.prepared, self.prepared_optimiser = self.accelerator.prepare(self.model, self.optimiser)
         if training.compile:
             compile_layers(self.model)
+        elif training.activation_checkpointing:  # what hands back is not for a compiler
+            hand_back_between_layers(self.model, self.planned_bytes, self.device)
         # 1 from the first step on whose loss or gradient is not finite: from then on the optimiser stands still.
         self.diverged = torch.zeros((), device=self.device)
         self.optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
@@ -148,14 +150,9 @@ class Trainer:
                 self.stop.check()
                 if not self._step(next(batches)):
                     return False
-                self._keep_to_plan()
+                hand_back_above(self.planned_bytes, self.device)
                 if self._save_is_due():
                     self.save()
-
-    def _keep_to_plan(self) -> None:
-        """Batches of many shapes leave holes in a heap that keeps what is freed; it may not outgrow the plan so."""
-        if self.device.type == "cpu" and resident_bytes() > self.planned_bytes:
-            release_freed_memory(self.device)
 
     def _halve_micro_batch(self) -> None:
         """Makes micro-batches smaller for the rest of the run, which gives the same gradients, and says so."""
