@@ -1,0 +1,7 @@
+"""`gnn-moe report`: a document written from the records of runs.
+
+sources.py     studies and run folders → runs, grouped by protocol, and points: the runs of one setting
+…              points → findings, as numbers
+sections       findings → blocks of a document, as words
+document.py    what a document is made of; markdown.py and html.py write it
+"""

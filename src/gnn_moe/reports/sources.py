@@ -1,0 +1,338 @@
+"""Studies and run folders → the runs of a report, grouped by protocol, and the points that they are repetitions of.
+
+A point is a setting; its runs differ in their seeds. Runs compare only under one protocol: the same evaluated text in
+the same tokens. Runs of several protocols in one report are refused, unless they are to be grouped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gnn_moe.checks import is_number
+from gnn_moe.config import RunConfig
+from gnn_moe.errors import BadInput
+from gnn_moe.model.size import model_size
+from gnn_moe.run_folder import RunFolder
+from gnn_moe.studies.results import STUDY_FILE, StudyResults, load
+from gnn_moe.studies.space import Value, values_of, with_values
+from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
+from gnn_moe.training.record import read_metrics
+
+COMPLETED = "completed"
+LOSSES = ("reported_loss", "best_eval_loss")
+"""Of a run, the better first: one half of the text chooses the checkpoint and the other judges it; or both are one."""
+NOT_OF_A_POINT = ("seed", "micro_batch_size", "vocab_size")
+"""Fields in which runs of one point may differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, completed or not."""
+
+    name: str
+    study: str | None
+    """That it belongs to, if any."""
+    arm: str | None
+    """Of a comparison."""
+    seed: int
+    settings: Mapping[str, Value]
+    """Every field of its model, data and training, as asked for."""
+    config: RunConfig | None
+    """None where the settings do not go together, which is then why it failed."""
+    state: str
+    """completed, failed, running or waiting."""
+    error_class: str | None
+    error_message: str | None
+    values: Mapping[str, Any]
+    """The row of study.json, or summary.json: losses, minutes, memory, ...; what is unknown is absent or None."""
+    folder: Path | None
+    """Its record, where it is on this machine."""
+
+    @property
+    def is_completed(self) -> bool:
+        return self.state == COMPLETED
+
+    def number(self, name: str) -> float | None:
+        """A finite value of its record, or None."""
+        value = self.values.get(name)
+        return float(value) if value is not None and is_number(value) else None
+
+    @cached_property
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """The rows of metrics.jsonl; empty where the folder is not here.
+
+        Raises:
+            BadInput: the file is missing or damaged.
+        """
+        if self.folder is None:
+            return ()
+        path = RunFolder(self.folder).metrics
+        if not path.exists():
+            raise BadInput(f"{path}: is missing; its run cannot be drawn")
+        return tuple(read_metrics(path))
+
+    @cached_property
+    def environment(self) -> Mapping[str, Any] | None:
+        """environment.json: versions, device, data with fingerprints; None where it is not here or damaged."""
+        if self.folder is None:
+            return None
+        try:
+            found = json.loads(RunFolder(self.folder).environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A setting with its runs, by seed and then by name."""
+
+    settings: Mapping[str, Value]
+    """Of the fields that vary in its group."""
+    arm: str | None
+    runs: tuple[Run, ...]
+
+    @property
+    def completed(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.is_completed)
+
+    @property
+    def failed(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.state == "failed")
+
+    @property
+    def label(self) -> str:
+        """`num_experts 4, learning_rate 0.001`, or the arm's name."""
+        return self.arm or ", ".join(f"{name} {value}" for name, value in self.settings.items()) or "baseline"
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """A finite number of its completed runs, by seed; of two runs of a seed the first."""
+        found: dict[int, float] = {}
+        for run in self.completed:
+            if (value := run.number(name)) is not None:
+                found.setdefault(run.seed, value)
+        return found
+
+    def estimate(self, name: str) -> MeanEstimate | None:
+        """Mean over seeds with its 95 % t interval; None where no completed run has the number."""
+        values = list(self.by_seed(name).values())
+        return mean_estimate(values) if values else None
+
+    def mean(self, name: str) -> float | None:
+        found = self.estimate(name)
+        return None if found is None else found.mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What losses must share to compare."""
+
+    dataset: str
+    tokenizer: str
+    data_format: str
+    max_seq_length: int
+    num_eval_samples: int
+
+    def in_words(self) -> str:
+        rows = "all" if self.num_eval_samples < 0 else f"{self.num_eval_samples}"
+        return (
+            f"{self.dataset}, {self.tokenizer} tokens, {self.data_format} of at most {self.max_seq_length} tokens, "
+            f"{rows} evaluation samples"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The points of one protocol."""
+
+    protocol: Protocol
+    points: tuple[Point, ...]
+    fields: tuple[str, ...]
+    """Those in which points differ, arms left out."""
+    baseline: Mapping[str, Value]
+    """The settings that points change: of the first study, else of the first run."""
+    studies: tuple[StudyResults, ...]
+    """Of its runs."""
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(run for point in self.points for run in point.runs)
+
+    @property
+    def loss_name(self) -> str:
+        """The loss that every completed run has: the better of `LOSSES` of which that is so."""
+        completed = [run for run in self.runs if run.is_completed]
+        return next((name for name in LOSSES if all(run.number(name) is not None for run in completed)), LOSSES[-1])
+
+    @property
+    def duplicates(self) -> tuple[tuple[Run, ...], ...]:
+        """Completed runs of one point and seed: named in the report, all shown, the first counted."""
+        found = []
+        for point in self.points:
+            for seed in dict.fromkeys(run.seed for run in point.completed):
+                same = tuple(run for run in point.completed if run.seed == seed)
+                found += [same] if len(same) > 1 else []
+        return tuple(found)
+
+
+def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple[list[Group], list[str]]:
+    """The groups of some studies and run folders, and a line for each record that could not be used.
+
+    Args:
+        paths: folders of studies or of runs, or folders that hold some.
+        grouped: allow several protocols.
+
+    Raises:
+        BadInput: a path holds nothing, no run is completed, or there are several protocols and they are not grouped.
+    """
+    runs: list[Run] = []
+    studies: list[StudyResults] = []
+    notes: list[str] = []
+    for folder in _folders(paths):
+        if (folder / STUDY_FILE).exists():
+            study = load(folder)
+            studies.append(study)
+            found, said = _runs_of_study(study)
+            runs += found
+            notes += said
+        else:
+            runs.append(_run_of_folder(folder))
+    if not any(run.is_completed for run in runs):
+        raise BadInput(
+            f"{', '.join(map(str, paths))}: holds no completed run, so there is nothing to report; "
+            "finish one first (gnn-moe sweep status shows how far a study is)"
+        )
+    protocols = list(dict.fromkeys(protocol_of(run.settings) for run in runs))
+    if len(protocols) > 1 and not grouped:
+        words = "; ".join(protocol.in_words() for protocol in protocols)
+        raise BadInput(f"runs of {len(protocols)} protocols, whose losses do not compare ({words}): give --group")
+    return [_group(protocol, runs, studies) for protocol in protocols], notes
+
+
+def protocol_of(settings: Mapping[str, Value]) -> Protocol:
+    """What the losses of a run with these settings are of."""
+    of_data = settings["dataset_name"], settings["dataset_config_name"]
+    return Protocol(
+        dataset=" ".join(str(name) for name in of_data if name is not None),
+        **{field: settings[field] for field in ("tokenizer", "data_format", "max_seq_length", "num_eval_samples")},  # type: ignore[arg-type]
+    )
+
+
+def _folders(paths: Iterable[str | Path]) -> list[Path]:
+    """Each study and each run outside a study, once."""
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise BadInput(f"{path}: is no folder; give that of a study or of a run")
+        inside = [path] if _holds_record(path) else sorted(each for each in path.iterdir() if _holds_record(each))
+        if not inside:
+            raise BadInput(f"{path}: holds neither a study nor a run; give the folder of one")
+        for folder in inside:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _holds_record(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / STUDY_FILE).exists() or RunFolder(folder).is_begun())
+
+
+def _runs_of_study(study: StudyResults) -> tuple[list[Run], list[str]]:
+    at_rest = values_of(study.baseline)
+    runs, notes = [], []
+    for trial in study.trials:
+        folder = study.run_folder(trial) if trial["run_dir"] else None
+        if folder is not None and not RunFolder(folder).is_begun():
+            folder = None
+        changes = {**trial["params"], "seed": trial["seed"]}
+        try:
+            config = with_values(study.baseline, changes) if folder is None else RunFolder(folder).read_config()
+        except BadInput as error:
+            config = None
+            if folder is not None:
+                notes.append(str(error))
+        runs.append(
+            Run(
+                name=trial["name"],
+                study=str(study.values["study"]),
+                arm=trial["arm"],
+                seed=trial["seed"],
+                settings=at_rest | changes,
+                config=config,
+                state=trial["state"],
+                error_class=trial["error_class"],
+                error_message=trial["error_message"],
+                values=trial,
+                folder=folder,
+            )
+        )
+    return runs, notes
+
+
+def _run_of_folder(folder: Path) -> Run:
+    files = RunFolder(folder)
+    config = files.read_config()
+    summary = files.read_summary() or {}
+    return Run(
+        name=folder.name,
+        study=None,
+        arm=None,
+        seed=config.training.seed,
+        settings=values_of(config),
+        config=config,
+        state=summary.get("status", "running"),
+        error_class=summary.get("error_class"),
+        error_message=summary.get("error_message"),
+        values=summary,
+        folder=folder,
+    )
+
+
+def _group(protocol: Protocol, runs: Sequence[Run], studies: Sequence[StudyResults]) -> Group:
+    mine = [run for run in runs if protocol_of(run.settings) == protocol]
+    names = {run.study for run in mine}
+    fields = tuple(
+        name
+        for name in mine[0].settings
+        if name not in NOT_OF_A_POINT and len({repr(run.settings[name]) for run in mine}) > 1
+    )
+    by_point: dict[str, list[Run]] = {}
+    for run in mine:
+        key = repr((run.arm, [run.settings[name] for name in fields]))
+        by_point.setdefault(key, []).append(run)
+    own = tuple(study for study in studies if study.values["study"] in names)
+    return Group(
+        protocol=protocol,
+        points=tuple(
+            Point(
+                settings={name: some[0].settings[name] for name in fields},
+                arm=some[0].arm,
+                runs=tuple(sorted(some, key=lambda run: (run.seed, run.name))),
+            )
+            for some in by_point.values()
+        ),
+        fields=fields,
+        baseline=values_of(own[0].baseline) if own else mine[0].settings,
+        studies=own,
+    )
+
+
+def sizes_of(run: Run) -> Mapping[str, float]:
+    """What follows from a run's config and its tokens: counts of parameters, and training FLOPs; {} without a config.
+
+    The vocabulary is that of the run where its folder is here, else the one that its tokenizer has by name.
+    """
+    if run.config is None:
+        return {}
+    size = model_size(run.config.model)
+    tokens = run.number("tokens")
+    return {
+        "total_parameters": size.total_parameters,
+        "non_embedding_parameters": size.non_embedding_parameters,
+        "training_flops_per_token": size.training_flops_per_token,
+        **({} if tokens is None else {"training_flops": tokens * size.training_flops_per_token}),
+    }
