@@ -6,9 +6,12 @@ Only `Span`s carry more: a link to the run folder that a number comes from, or e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Span:
 
     text: str
     href: str | None = None
-    """What it links to: a path relative to the report's folder, or an anchor `#…`."""
+    """What it links to: a path from the working directory, which writers make relative to the report, or `#ANCHOR`."""
     strong: bool = False
     code: bool = False
 
@@ -97,8 +100,10 @@ class Figure:
     caption: str
     description: str
     """What is to be seen, for those who do not see it."""
+    draw: Callable[[], MatplotlibFigure]
+    """Makes the static one."""
     chart: Mapping[str, Any] | None = None
-    """A Plotly figure, as JSON; None where only the static one shows."""
+    """The interactive one, as Plotly has it in JSON (`data`, `layout`); None where only the static one shows."""
 
 
 Block = Paragraph | Bullets | Code | Table | Figure
