@@ -1,0 +1,210 @@
+"""GNN against HGNN and every other arm: paired differences with intervals, and the verdicts.
+
+A comparison brings its own evidence, which is shown as it was weighed. Runs that are no comparison are paired here where
+points differ in nothing but the coupler or the architecture, seed by seed, with the same statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table
+from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.studies.results import StudyResults
+from gnn_moe.studies.verdicts import Arm, Comparison, compare, in_words
+
+_KINDS = ("architecture", "coupler_type")
+"""Fields whose values are arms where nothing else differs."""
+_FOLLOWS = ("static_hyperedge_strategy", "hgnn_learnable_edge_weights", "max_steps")
+"""Fields that go with an arm: what HGNN alone has, and the steps that a budget gave."""
+_FIRST = "GNN"
+"""What others are held against, where it is among them."""
+_SEED = 0
+"""Of the draws that statistics beyond 20 seeds need."""
+
+_CELL_COLUMNS = (
+    Column(title="arm", numeric=False),
+    Column(title="seeds", explains="completed runs, each a link to its record"),
+    Column(
+        title="loss", explains="nats a token on the half of the evaluation text that chose nothing, mean over seeds"
+    ),
+    Column(title="95 % interval", explains="t interval of that mean over seeds"),
+    Column(title="parameters"),
+    Column(title="steps"),
+    Column(title="training PFLOPs", explains="10^15 FLOPs of training, mean over seeds"),
+    Column(title="minutes", explains="training and evaluation, mean over seeds"),
+)
+_PAIR_COLUMNS = (
+    Column(title="arm", numeric=False),
+    Column(title="against", numeric=False),
+    Column(title="difference", explains="mean over seeds of the arm's value minus the other's"),
+    Column(title="interval", explains="paired t, at the level at which Holm over all arms tested it"),
+    Column(title="seeds"),
+    Column(title="p after Holm", explains="paired t, two-sided"),
+    Column(title="verdict", numeric=False),
+)
+
+
+def arms_section(group: Group) -> Section:
+    """All that was compared."""
+    sections = [_study_section(group, study) for study in group.studies if evidence_of(study) is not None]
+    unfinished = [
+        Paragraph(f"{study.values['study']}: not every point has an outcome yet, so nothing is weighed.", "warning")
+        for study in group.studies
+        if study.values["comparison"] and evidence_of(study) is None
+    ]
+    loose = [_loose_block(found) for found in loose_comparisons(group)]
+    blocks: tuple[Block, ...] = (*unfinished, *loose)
+    if not blocks and not sections:
+        blocks = (Paragraph("Nothing was compared: no two of these points differ in their coupler alone.", "note"),)
+    return Section(title="Arms compared", anchor="arms", blocks=blocks, sections=tuple(sections))
+
+
+def evidence_of(study: StudyResults) -> Mapping[str, Any] | None:
+    """What a comparison found, or None for another study, or before every point has an outcome."""
+    comparison = study.values.get("comparison")
+    found: Mapping[str, Any] | None = comparison["evidence"] if comparison else None
+    return found
+
+
+def _study_section(group: Group, study: StudyResults) -> Section:
+    found, name = evidence_of(study), str(study.values["study"])
+    assert found is not None
+    runs = {run.name: run for run in group.runs if run.study == name}
+    comparison = study.values["comparison"]
+    budget = f"Equal {comparison['budget']}; {comparison['first']} is what the others are held against."
+    notes: list[Block] = [Paragraph(note, "warning") for note in found["notes"]]
+    if study.values.get("note"):
+        notes.insert(0, Paragraph(str(study.values["note"]), "warning"))
+    return Section(
+        title=f"Comparison {name}",
+        anchor=f"arms-{_slug(name)}",
+        blocks=(
+            Paragraph(budget),
+            Table(caption="Arms", columns=_CELL_COLUMNS, rows=tuple(_cell_row(each, runs) for each in found["cells"])),
+            *notes,
+        ),
+        sections=tuple(_question_section(each, f"{_slug(name)}-{n}") for n, each in enumerate(found["questions"])),
+    )
+
+
+def _cell_row(cell: Mapping[str, Any], runs: Mapping[str, Run]) -> tuple[Cell, ...]:
+    estimate = cell["estimate"]
+    interval = estimate and estimate["interval"]
+    links = tuple(_linked(seed, cell["arm"], runs) for seed in cell["seeds"])
+    spaced = [piece for link in links for piece in (" ", link)][1:]
+    if cell["left_out"]:
+        spaced.append(f" ({len(cell['left_out'])} left out)")
+    flops, minutes = cell["training_flops"], cell["minutes"]
+    return (
+        Cell(cell["label"], cell["label"]),
+        Cell(tuple(spaced) or "none", len(cell["seeds"])),
+        Cell(f"{estimate['mean']:.4f}" if estimate else "", estimate and estimate["mean"]),
+        Cell(f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "", interval and interval["low"]),
+        Cell(f"{cell['parameters']:,}" if cell["parameters"] else "", cell["parameters"]),
+        Cell(f"{cell['steps']:.0f}" if cell["steps"] else "", cell["steps"]),
+        Cell(f"{flops / 1e15:.4g}" if flops else "", flops),
+        Cell(f"{minutes:.1f}" if minutes is not None else "", minutes),
+    )
+
+
+def _linked(seed: int, arm: str, runs: Mapping[str, Run]) -> Span:
+    run = next((each for each in runs.values() if each.seed == seed and each.arm and _is_of(each.arm, arm)), None)
+    return Span(str(seed), href=None if run is None or run.folder is None else str(run.folder))
+
+
+def _is_of(label: str, arm: str) -> bool:
+    """Whether a point's label is that of an arm, at whichever value it is gone across."""
+    return label == arm or label.startswith(f"{arm},")
+
+
+def _question_section(question: Mapping[str, Any], slug: str) -> Section:
+    rows = tuple(_pair_row(verdict) for verdict in question["verdicts"])
+    return Section(
+        title=question["asks"],
+        anchor=f"arms-{slug}",
+        blocks=(
+            Bullets(tuple(question["sentences"])),
+            Table(caption=f"{question['asks']} ({question['unit']})", columns=_PAIR_COLUMNS, rows=rows),
+        ),
+    )
+
+
+def _pair_row(verdict: Mapping[str, Any]) -> tuple[Cell, ...]:
+    mean, interval, p = verdict["mean_difference"], verdict["decision_interval"], verdict["holm_p_value"]
+    return (
+        Cell(verdict["arm"], verdict["arm"]),
+        Cell(verdict["baseline"], verdict["baseline"]),
+        Cell("" if mean is None else f"{mean:+.4f}", mean),
+        Cell(f"{interval['low']:+.4f} to {interval['high']:+.4f}" if interval else "", interval and interval["low"]),
+        Cell(f"{len(verdict['pairs']['seeds'])}", len(verdict["pairs"]["seeds"])),
+        Cell("" if p is None else f"{p:.3g}", p),
+        Cell(Span(verdict["verdict"], strong=verdict["verdict"] != "no evidence"), verdict["verdict"]),
+    )
+
+
+def loose_comparisons(group: Group) -> list[tuple[Comparison, ...]]:
+    """Points of no comparison that differ in their coupler or architecture alone, held against GNN or the first."""
+    alike: dict[str, list[Point]] = {}
+    for point in group.points:
+        if point.arm is None or not _is_compared(group, point):
+            rest = {name: value for name, value in point.settings.items() if name not in (*_KINDS, *_FOLLOWS)}
+            alike.setdefault(repr(sorted(rest.items())), []).append(point)
+    return [_compared(group, points) for points in alike.values() if len({_kind(point) for point in points}) > 1]
+
+
+def _is_compared(group: Group, point: Point) -> bool:
+    weighed = {study.values["study"] for study in group.studies if study.values["comparison"]}
+    return any(run.study in weighed for run in point.runs)
+
+
+def _kind(point: Point) -> str:
+    settings = point.runs[0].settings
+    coupled = settings["architecture"] == "coupled"
+    return str(settings["coupler_type"] if coupled else settings["architecture"])
+
+
+def _compared(group: Group, points: Sequence[Point]) -> tuple[Comparison, ...]:
+    named = {_kind(point): _arm(point, group.loss_name) for point in points}
+    first = named.pop(_FIRST, None) or named.pop(next(iter(named)))
+    return compare(
+        first,
+        list(named.values()),
+        configurations_tried=max(len(group.points), len(named) + 1),
+        generator=np.random.default_rng(_SEED),
+    )
+
+
+def _arm(point: Point, loss: str) -> Arm:
+    by_seed = point.by_seed(loss)
+    rest = ", ".join(f"{name} {value}" for name, value in point.settings.items() if name not in (*_KINDS, *_FOLLOWS))
+    return Arm(name=_kind(point) + (f" ({rest})" if rest else ""), seeds=tuple(by_seed), losses=tuple(by_seed.values()))
+
+
+def _loose_block(found: tuple[Comparison, ...]) -> Block:
+    return Bullets(tuple(in_words(each) for each in found))
+
+
+def shortest_claims(group: Group) -> Iterator[str]:
+    """Of each comparison, what it says of losses: for the first page."""
+    for study in group.studies:
+        if (found := evidence_of(study)) is not None:
+            yield from found["questions"][0]["sentences"]
+    for compared in loose_comparisons(group):
+        yield from map(in_words, compared)
+
+
+def ratio_interval(verdict: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """(ratio, low, high) of a verdict on logarithms; None without an interval."""
+    interval = verdict["decision_interval"]
+    if interval is None:
+        return None
+    return tuple(math.exp(x) for x in (verdict["mean_difference"], interval["low"], interval["high"]))  # type: ignore[return-value]
+
+
+def _slug(name: str) -> str:
+    return "".join(character if character.isalnum() and character.isascii() else "-" for character in name)

@@ -1,0 +1,141 @@
+"""Under which protocol the numbers were made, and where each run's record lies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
+from gnn_moe.reports.sources import Group, Run
+
+_LOSS_IN_WORDS = {
+    "reported_loss": "One half of the evaluation text chooses the evaluation (the first rows), the other half gives the "
+    "loss that is reported, so no number was chosen by itself.",
+    "best_eval_loss": "The loss is that of the best evaluation, on the text that chose it, which flatters it slightly: "
+    "some of these runs are of a version that did not evaluate in halves.",
+}
+_UNKNOWN = "not recorded"
+_RUN_COLUMNS = (
+    Column(title="run", numeric=False, explains="a link to its folder"),
+    Column(title="seed"),
+    Column(title="state", numeric=False),
+    Column(title="loss", explains="nats a token"),
+    Column(title="tokens", explains="trained on"),
+    Column(title="minutes", explains="training and evaluation"),
+    Column(title="sees the future", numeric=False, explains="whether a later token moves a state of its checkpoint"),
+    Column(title="commit", numeric=False),
+)
+
+
+def protocol_section(group: Group, notes: Iterable[str] = ()) -> Section:
+    """Data, machines, versions, what was tried and what failed, and a row a run.
+
+    Args:
+        group: its runs.
+        notes: of records that could not be read.
+    """
+    facts: tuple[Block, ...] = (
+        Bullets(
+            (
+                f"Text: {group.protocol.in_words()}.",
+                _listed("Data fingerprints", group, _fingerprints),
+                _LOSS_IN_WORDS[group.loss_name],
+                f"Configurations tried: {len(group.points)}, with {len(group.runs)} runs: {_states(group)}.",
+                _causality(group),
+                _listed("Machines", group, _machine),
+                _listed("Versions", group, _versions),
+            )
+        ),
+        *(Paragraph(note, "warning") for note in notes),
+        *(Paragraph(_twice(same), "warning") for same in group.duplicates),
+        Table(caption="All runs", columns=_RUN_COLUMNS, rows=tuple(_row(group, run) for run in group.runs)),
+        *(_commands(group)),
+    )
+    return Section(title="Protocol", anchor="protocol", blocks=facts)
+
+
+def _listed(title: str, group: Group, of_environment: Callable[[Mapping[str, Any]], str]) -> str:
+    """What runs say, and how many of them."""
+    found = Counter(_UNKNOWN if run.environment is None else of_environment(run.environment) for run in group.runs)
+    several = len(found) > 1
+    return (
+        f"{title}: " + "; ".join(f"{said} ({count} runs)" if several else said for said, count in found.items()) + "."
+    )
+
+
+def _fingerprints(environment: Mapping[str, Any]) -> str:
+    data = environment.get("data") or {}
+    splits = [
+        f"{split} {data[split]['fingerprint'][:12]} ({data[split]['samples']:,} samples, "
+        f"{data[split]['predicted_tokens']:,} predicted tokens)"
+        for split in ("train", "valid")
+        if split in data
+    ]
+    return ", ".join(splits) or _UNKNOWN
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    name, threads = environment.get("device_name"), environment.get("threads")
+    of_threads = f", {threads} threads" if threads else ""
+    return f"{name or environment.get('device', _UNKNOWN)}{of_threads}, {environment.get('precision', _UNKNOWN)}"
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    versions = environment.get("versions") or {}
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or _UNKNOWN
+
+
+def _states(group: Group) -> str:
+    counts = Counter(f"failed with {run.error_class}" if run.state == "failed" else run.state for run in group.runs)
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _causality(group: Group) -> str:
+    completed = [run for run in group.runs if run.is_completed]
+    seen = Counter(run.values.get("causal") for run in completed)
+    words = {True: "do not see the future", False: "SEE THE FUTURE", None: "were not asked (an older version)"}
+    return (
+        "Causality of the checkpoints: "
+        + ", ".join(f"{seen[known]} {said}" for known, said in words.items() if seen[known])
+        + "."
+    )
+
+
+def _twice(same: tuple[Run, ...]) -> str:
+    names = ", ".join(str(run.folder or run.name) for run in same)
+    return f"Runs of one point and one seed: {names}. The first counts; all are in the table of runs."
+
+
+def _row(group: Group, run: Run) -> tuple[Cell, ...]:
+    loss, tokens, minutes = run.number(group.loss_name), run.number("tokens"), _minutes(run)
+    causal = {True: "no", False: "YES", None: ""}[run.values.get("causal")]
+    commit = str((run.environment or {}).get("git_commit") or "")[:7]
+    state = run.state if run.error_class is None else f"{run.state}: {run.error_class}: {run.error_message}"
+    return (
+        Cell(Span(run.name, href=None if run.folder is None else str(run.folder)), run.name),
+        Cell(str(run.seed), run.seed),
+        Cell(state, state),
+        Cell("" if loss is None else f"{loss:.4f}", loss),
+        Cell("" if tokens is None else f"{tokens:,.0f}", tokens),
+        Cell("" if minutes is None else f"{minutes:.1f}", minutes),
+        Cell(causal, causal),
+        Cell(commit, commit),
+    )
+
+
+def _minutes(run: Run) -> float | None:
+    parts = [run.number("train_minutes"), run.number("eval_minutes")]
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def _commands(group: Group) -> Iterable[Block]:
+    for study in group.studies:
+        yield Paragraph(f"{study.values['study']} was made by")
+        yield Code(" ".join(_quoted(word) for word in study.values["command"]))
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
