@@ -78,7 +78,12 @@ def test_evaluate_reproduces_the_run(name: str, setting: Setting, capsys: pytest
     assert (best["word_perplexity"] is not None) == ("packed" in name and "few" not in name)
     data = read_json(run / "environment.json")["data"]
     assert best["tokens"] == data["valid"]["predicted_tokens"]
-    assert evaluate([str(run), "--split", "train"], capsys)["tokens"] == data["train"]["predicted_tokens"]
+    train = evaluate([str(run), "--split", "train"], capsys)
+    assert train["tokens"] == data["train"]["predicted_tokens"]
+    assert summary["final_train_loss"] < summary["final_eval_loss"]
+    if data["train"]["samples"] <= data["valid"]["samples"]:  # else it is of as many as those
+        learned = evaluate([str(run), "--split", "train", "--checkpoint", "last"], capsys)["eval_loss"]
+        assert learned == pytest.approx(summary["final_train_loss"], abs=1e-9, rel=0)
     # A checkpoint is as good as its run.
     assert evaluate([str(run / "checkpoints" / "best"), "--precision", "run"], capsys)["tokens"] == best["tokens"]
 

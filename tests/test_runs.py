@@ -46,6 +46,7 @@ SUMMARY: dict[str, type | tuple[type, ...]] = {
     "dataset": str,
     "best_eval_loss": float,
     "final_eval_loss": float,
+    "final_train_loss": float,
     "perplexity": float,
     "bits_per_byte": float,
     "total_parameters": int,

@@ -285,6 +285,16 @@ def _compare(arguments: Sequence[str], program: str) -> int:
     return 0
 
 
+def _report(arguments: Sequence[str], program: str) -> int:
+    from gnn_moe.reports.arguments import ReportArguments
+
+    parsed = parse_flags(ReportArguments, arguments, program)
+    from gnn_moe.reports.command import run_report
+
+    run_report(parsed, print)
+    return 0
+
+
 @dataclass(frozen=True)
 class _Verb:
     run: Callable[[Sequence[str], str], int]
@@ -299,6 +309,7 @@ VERBS: Mapping[str, _Verb] = {
     "import": _Verb(_import, "read a checkpoint of the original implementation"),
     "sweep": _Verb(_sweep, "train at many points around a baseline, and keep what became of each"),
     "compare": _Verb(_compare, "train arms seed by seed, and say which is better, worse, or that nothing can be said"),
+    "report": _Verb(_report, "write what studies and runs found, as Markdown and as a page"),
 }
 
 

@@ -215,6 +215,7 @@ def _reckon(config: RunConfig, seen: _Seen, train: Samples, valid: Samples, eval
         evaluations=evaluations,
         positions=longest_batch(train, longest),
         train_minutes=(steps * seen.step_seconds + positions * seen.position_seconds) / 60,
-        eval_minutes=evaluations * seen.eval_seconds * all_of_them / some / 60,
+        # And one of as many training samples at the end.
+        eval_minutes=(evaluations + 1) * seen.eval_seconds * all_of_them / some / 60,
         save_minutes=evaluations * seen.save_seconds / 60,
     )

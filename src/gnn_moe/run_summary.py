@@ -58,6 +58,9 @@ class Summary:
     """Of the seconds of training, those in which a step waited for its batch."""
     padding_share: float | None = None
     """Of the positions computed in training, those that were padding."""
+    final_train_loss: float | None = None
+    """Of the last model on as many training samples as there are evaluation samples, without dropout: beside
+    `final_eval_loss` it says what was learned by heart. None where the run did not end."""
     causal: bool | None = None
     """Whether the best and the selected checkpoint see no later token and no other row; None where it did not end."""
     largest_leak: float | None = None
@@ -79,6 +82,7 @@ def summarise_run(
     *,
     total_steps: int,
     peak_memory_bytes: int,
+    final_train_loss: float | None = None,
     causality: CausalityCheck | None = None,
     error: BaseException | None = None,
 ) -> Summary:
@@ -108,6 +112,7 @@ def summarise_run(
         save_minutes=progress.save_seconds / 60,
         waiting_share=progress.waiting_share,
         padding_share=progress.padding_share,
+        final_train_loss=final_train_loss,
         causal=causality.causal if causality else None,
         largest_leak=causality.largest_change if causality else None,
         error_class=error_class,
@@ -135,6 +140,7 @@ def summary_lines(summary: Summary) -> list[str]:
     """The summary for a terminal; the first line names the dataset and what its numbers compare with."""
     assert summary.best_eval_loss is not None
     assert summary.final_eval_loss is not None
+    assert summary.final_train_loss is not None
     assert summary.padding_share is not None
     assert summary.waiting_share is not None
     return [
@@ -146,6 +152,7 @@ def summary_lines(summary: Summary) -> list[str]:
             f"evaluation loss   {summary.best_eval_loss:.4f} at best (step {summary.best_step}), "
             f"{summary.final_eval_loss:.4f} at the end; token frequencies alone: {summary.unigram_loss:.4f}"
         ),
+        f"training loss     {summary.final_train_loss:.4f} at the end, measured as the evaluation loss is",
         f"perplexity        {'too large for a number' if summary.perplexity is None else f'{summary.perplexity:.2f}'}",
         f"bits a byte       {summary.bits_per_byte:.4f}",
         f"parameters        {summary.total_parameters:,}",

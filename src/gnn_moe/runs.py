@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from gnn_moe.config import COUPLED, RunConfig, Sampling
 from gnn_moe.data.batches import longest_batch
 from gnn_moe.data.corpus import Corpus, load_corpus
+from gnn_moe.data.samples import choose
 from gnn_moe.errors import BadInput
 from gnn_moe.figures import write_figures
 from gnn_moe.hypergraph import build_hyperedges, incidence_matrix
@@ -32,8 +33,10 @@ from gnn_moe.model.storage import load_model
 from gnn_moe.run_folder import RunFolder, check_free, check_unchanged, write_config
 from gnn_moe.run_summary import COMPLETED, Summary, explain, read_summary, summarise_run, summary_lines
 from gnn_moe.training import checkpoints
+from gnn_moe.training.compiling import any_shape, least_rows
 from gnn_moe.training.device import accelerator_for, peak_memory_bytes, precision_of, reset_peak_memory
 from gnn_moe.training.environment import describe_environment
+from gnn_moe.training.evaluation import evaluate
 from gnn_moe.training.loop import STEPS_BETWEEN_READS, Trainer
 from gnn_moe.training.memory_limits import room_bytes
 from gnn_moe.training.progress import build_reporter
@@ -195,9 +198,10 @@ class _Run:
             quiet = self.config.output.quiet
             trainer.run(build_reporter(trainer.total_steps, progress.step, quiet=quiet))
             figures = write_figures(self.folder.path)
+            train_loss = self._final_train_loss(trainer)
             causality = self._check_causality(trainer)
             # Last: a run that is called completed has its figures.
-            summary = self._write_summary(progress, causality=causality)
+            summary = self._write_summary(progress, final_train_loss=train_loss, causality=causality)
         except BadInput:  # a damaged checkpoint: the run is as it was
             raise
         except BaseException as error:
@@ -220,6 +224,22 @@ class _Run:
             print(f"{self.folder.path}: the summary could not be written ({second})", file=sys.stderr)
         return cause
 
+    def _final_train_loss(self, trainer: Trainer) -> float:
+        """Of the model as it is, on as many training samples as there are evaluation samples, and as those are."""
+        began, training = time.perf_counter(), self.config.training
+        with any_shape():
+            found = evaluate(
+                trainer.prepared,
+                choose(self.corpus.split("train"), len(self.corpus.split("valid"))),
+                batch_size=training.rows_at_once,
+                positions=self.config.model.max_seq_length,
+                device=self.accelerator.device,
+                least_rows=least_rows(training.rows_at_once) if training.compile else 1,
+                on_batch=self.stop.check,
+            )
+        trainer.progress.eval_seconds += time.perf_counter() - began
+        return found.eval_loss
+
     def _check_causality(self, trainer: Trainer) -> CausalityCheck:
         """Of the checkpoints whose losses are results, `best` and `selected`: the one that leaks most."""
         progress, device = trainer.progress, self.accelerator.device
@@ -239,7 +259,12 @@ class _Run:
         return max(found, key=lambda one: (not one.causal, one.largest_change))
 
     def _write_summary(
-        self, progress: Progress, *, causality: CausalityCheck | None = None, error: BaseException | None = None
+        self,
+        progress: Progress,
+        *,
+        final_train_loss: float | None = None,
+        causality: CausalityCheck | None = None,
+        error: BaseException | None = None,
     ) -> Summary:
         summary = summarise_run(
             str(self.config.output.run_name),
@@ -248,6 +273,7 @@ class _Run:
             progress,
             total_steps=self.config.training.count_steps(len(self.corpus.split("train"))),
             peak_memory_bytes=peak_memory_bytes(self.accelerator.device),
+            final_train_loss=final_train_loss,
             causality=causality,
             error=error,
         )

@@ -42,6 +42,7 @@ FIELDS = {
     "error_message",
     "best_eval_loss",
     "final_eval_loss",
+    "final_train_loss",
     "perplexity",
     "bits_per_byte",
     "steps",

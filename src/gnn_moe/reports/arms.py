@@ -1,12 +1,11 @@
 """GNN against HGNN and every other arm: paired differences with intervals, and the verdicts.
 
-A comparison brings its own evidence, which is shown as it was weighed. Runs that are no comparison are paired here where
-points differ in nothing but the coupler or the architecture, seed by seed, with the same statistics.
+A comparison brings its own evidence, which is shown as it was weighed. Runs that are no comparison are paired here,
+seed by seed and with the same statistics, where points differ in nothing but the coupler or the architecture.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +16,9 @@ from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.results import StudyResults
 from gnn_moe.studies.verdicts import Arm, Comparison, compare, in_words
 
-_KINDS = ("architecture", "coupler_type")
+KINDS = ("architecture", "coupler_type")
 """Fields whose values are arms where nothing else differs."""
-_FOLLOWS = ("static_hyperedge_strategy", "hgnn_learnable_edge_weights", "max_steps")
+FOLLOWS = ("static_hyperedge_strategy", "hgnn_learnable_edge_weights", "max_steps")
 """Fields that go with an arm: what HGNN alone has, and the steps that a budget gave."""
 _FIRST = "GNN"
 """What others are held against, where it is among them."""
@@ -95,7 +94,7 @@ def _study_section(group: Group, study: StudyResults) -> Section:
 def _cell_row(cell: Mapping[str, Any], runs: Mapping[str, Run]) -> tuple[Cell, ...]:
     estimate = cell["estimate"]
     interval = estimate and estimate["interval"]
-    links = tuple(_linked(seed, cell["arm"], runs) for seed in cell["seeds"])
+    links = tuple(_linked(seed, cell["label"], runs) for seed in cell["seeds"])
     spaced = [piece for link in links for piece in (" ", link)][1:]
     if cell["left_out"]:
         spaced.append(f" ({len(cell['left_out'])} left out)")
@@ -112,14 +111,9 @@ def _cell_row(cell: Mapping[str, Any], runs: Mapping[str, Run]) -> tuple[Cell, .
     )
 
 
-def _linked(seed: int, arm: str, runs: Mapping[str, Run]) -> Span:
-    run = next((each for each in runs.values() if each.seed == seed and each.arm and _is_of(each.arm, arm)), None)
+def _linked(seed: int, label: str, runs: Mapping[str, Run]) -> Span:
+    run = next((each for each in runs.values() if each.seed == seed and each.arm == label), None)
     return Span(str(seed), href=None if run is None or run.folder is None else str(run.folder))
-
-
-def _is_of(label: str, arm: str) -> bool:
-    """Whether a point's label is that of an arm, at whichever value it is gone across."""
-    return label == arm or label.startswith(f"{arm},")
 
 
 def _question_section(question: Mapping[str, Any], slug: str) -> Section:
@@ -152,9 +146,9 @@ def loose_comparisons(group: Group) -> list[tuple[Comparison, ...]]:
     alike: dict[str, list[Point]] = {}
     for point in group.points:
         if point.arm is None or not _is_compared(group, point):
-            rest = {name: value for name, value in point.settings.items() if name not in (*_KINDS, *_FOLLOWS)}
+            rest = {name: value for name, value in point.settings.items() if name not in (*KINDS, *FOLLOWS)}
             alike.setdefault(repr(sorted(rest.items())), []).append(point)
-    return [_compared(group, points) for points in alike.values() if len({_kind(point) for point in points}) > 1]
+    return [_compared(group, points) for points in alike.values() if len({kind_of(point) for point in points}) > 1]
 
 
 def _is_compared(group: Group, point: Point) -> bool:
@@ -162,14 +156,15 @@ def _is_compared(group: Group, point: Point) -> bool:
     return any(run.study in weighed for run in point.runs)
 
 
-def _kind(point: Point) -> str:
+def kind_of(point: Point) -> str:
+    """Its coupler, or the architecture of a control that has none."""
     settings = point.runs[0].settings
     coupled = settings["architecture"] == "coupled"
     return str(settings["coupler_type"] if coupled else settings["architecture"])
 
 
 def _compared(group: Group, points: Sequence[Point]) -> tuple[Comparison, ...]:
-    named = {_kind(point): _arm(point, group.loss_name) for point in points}
+    named = {kind_of(point): _arm(point, group.loss_name) for point in points}
     first = named.pop(_FIRST, None) or named.pop(next(iter(named)))
     return compare(
         first,
@@ -181,8 +176,10 @@ def _compared(group: Group, points: Sequence[Point]) -> tuple[Comparison, ...]:
 
 def _arm(point: Point, loss: str) -> Arm:
     by_seed = point.by_seed(loss)
-    rest = ", ".join(f"{name} {value}" for name, value in point.settings.items() if name not in (*_KINDS, *_FOLLOWS))
-    return Arm(name=_kind(point) + (f" ({rest})" if rest else ""), seeds=tuple(by_seed), losses=tuple(by_seed.values()))
+    rest = ", ".join(f"{name} {value}" for name, value in point.settings.items() if name not in (*KINDS, *FOLLOWS))
+    return Arm(
+        name=kind_of(point) + (f" ({rest})" if rest else ""), seeds=tuple(by_seed), losses=tuple(by_seed.values())
+    )
 
 
 def _loose_block(found: tuple[Comparison, ...]) -> Block:
@@ -196,14 +193,6 @@ def shortest_claims(group: Group) -> Iterator[str]:
             yield from found["questions"][0]["sentences"]
     for compared in loose_comparisons(group):
         yield from map(in_words, compared)
-
-
-def ratio_interval(verdict: Mapping[str, Any]) -> tuple[float, float, float] | None:
-    """(ratio, low, high) of a verdict on logarithms; None without an interval."""
-    interval = verdict["decision_interval"]
-    if interval is None:
-        return None
-    return tuple(math.exp(x) for x in (verdict["mean_difference"], interval["low"], interval["high"]))  # type: ignore[return-value]
 
 
 def _slug(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,9 +11,9 @@ from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragra
 from gnn_moe.reports.sources import Group, Run
 
 _LOSS_IN_WORDS = {
-    "reported_loss": "One half of the evaluation text chooses the evaluation (the first rows), the other half gives the "
-    "loss that is reported, so no number was chosen by itself.",
-    "best_eval_loss": "The loss is that of the best evaluation, on the text that chose it, which flatters it slightly: "
+    "reported_loss": "One half of the evaluation text (the first rows) chooses the evaluation, the other half gives "
+    "the loss that is reported, so no number was chosen by itself.",
+    "best_eval_loss": "The loss is that of the best evaluation, on the text that chose it, which flatters it slightly; "
     "some of these runs are of a version that did not evaluate in halves.",
 }
 _UNKNOWN = "not recorded"
@@ -132,10 +133,4 @@ def _minutes(run: Run) -> float | None:
 def _commands(group: Group) -> Iterable[Block]:
     for study in group.studies:
         yield Paragraph(f"{study.values['study']} was made by")
-        yield Code(" ".join(_quoted(word) for word in study.values["command"]))
-
-
-def _quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)
+        yield Code(shlex.join(study.values["command"]))

@@ -30,6 +30,10 @@ NOT_OF_A_POINT = ("seed", "micro_batch_size", "vocab_size")
 """Fields in which runs of one point may differ."""
 
 
+class NothingCompleted(BadInput):
+    """There is no completed run yet."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One run, completed or not."""
@@ -188,8 +192,10 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
         grouped: allow several protocols.
 
     Raises:
-        BadInput: a path holds nothing, no run is completed, or there are several protocols and they are not grouped.
+        NothingCompleted: no run is completed.
+        BadInput: a path holds nothing, or there are several protocols and they are not grouped.
     """
+    paths = list(paths)
     runs: list[Run] = []
     studies: list[StudyResults] = []
     notes: list[str] = []
@@ -203,7 +209,7 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
         else:
             runs.append(_run_of_folder(folder))
     if not any(run.is_completed for run in runs):
-        raise BadInput(
+        raise NothingCompleted(
             f"{', '.join(map(str, paths))}: holds no completed run, so there is nothing to report; "
             "finish one first (gnn-moe sweep status shows how far a study is)"
         )

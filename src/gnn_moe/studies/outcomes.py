@@ -28,6 +28,7 @@ class Outcome:
     error_message: str | None = None
     best_eval_loss: float | None = None
     final_eval_loss: float | None = None
+    final_train_loss: float | None = None
     perplexity: float | None = None
     """exp(best_eval_loss)."""
     bits_per_byte: float | None = None
@@ -63,6 +64,7 @@ class Outcome:
 _FROM_SUMMARY = (
     "best_eval_loss",
     "final_eval_loss",
+    "final_train_loss",
     "perplexity",
     "bits_per_byte",
     "steps",

@@ -1,0 +1,67 @@
+"""`gnn-moe report`: reads the records, writes the report, and again while runs go on if asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gnn_moe.errors import BadInput
+from gnn_moe.reports.arguments import ReportArguments
+from gnn_moe.reports.report import build_report
+from gnn_moe.reports.sources import Group, NothingCompleted, read_sources
+from gnn_moe.reports.targets import Target, read_targets, seed_targets
+from gnn_moe.reports.writer import write_report
+
+LOOK_SECONDS = 2.0
+"""Between looks of `--watch`."""
+_ENDED = ("completed", "failed", "interrupted")
+
+
+def run_report(arguments: ReportArguments, say: Callable[[str], None]) -> None:
+    """Writes a report.
+
+    Args:
+        arguments: the flags.
+        say: prints a line.
+
+    Raises:
+        BadInput: nothing can be reported, or a flag is wrong; nothing was written.
+    """
+    if not arguments.paths:
+        raise BadInput("give the folder of a study or of runs, as in gnn-moe report runs/experts")
+    targets = seed_targets() if arguments.targets is None else read_targets(arguments.targets)
+    folder = Path(arguments.output or Path(arguments.paths[0]) / "report")
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"--output {folder}: is a file; give a folder")
+    before: list[tuple[str, str]] | None = None
+    while True:
+        try:
+            groups, notes = read_sources(arguments.paths, grouped=arguments.group)
+        except NothingCompleted:
+            if not arguments.watch:
+                raise
+            time.sleep(LOOK_SECONDS)
+            continue
+        states = _states(groups)
+        if states != before:
+            _write(arguments, groups, notes, targets, folder)
+            ended = sum(state in _ENDED for _, state in states)
+            say(f"{folder / 'report.html'}: {ended} of {len(states)} runs have ended")
+            before = states
+        if not arguments.watch or all(state in _ENDED for _, state in states):
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _states(groups: list[Group]) -> list[tuple[str, str]]:
+    return [(f"{run.study} {run.name}", run.state) for group in groups for run in group.runs]
+
+
+def _write(
+    arguments: ReportArguments, groups: list[Group], notes: list[str], targets: tuple[Target, ...], folder: Path
+) -> None:
+    document = build_report(
+        groups, title=arguments.title, targets=targets, with_reference=arguments.reference == "seed", notes=notes
+    )
+    write_report(document, folder)

@@ -1,0 +1,137 @@
+"""What targets are held against: a number with its interval over seeds, and of what it is.
+
+Each measure takes a group, its own name, and the couplers that are asked for and held against. With a coupler named,
+the point is the one with the lowest mean loss among its points; with one to hold against, the two points differ in
+nothing but the coupler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gnn_moe.errors import BadInput
+from gnn_moe.reports.arms import FOLLOWS, KINDS, kind_of
+from gnn_moe.reports.sources import Group, Point
+from gnn_moe.studies.drift import read_drift
+from gnn_moe.studies.statistics import Interval, mean_estimate
+
+_LEAST_EPOCHS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A number, or why there is none."""
+
+    said: str
+    """Of what it is, or why there is none."""
+    value: float | None = None
+    interval: Interval | None = None
+    seeds: int = 0
+
+
+def lowest(group: Group, kind: str | None) -> Point | None:
+    """The point with the lowest mean loss, of a coupler or architecture if one is named."""
+    points = [point for point in group.points if kind is None or kind_of(point) == kind]
+    losses = [(loss, point) for point in points if (loss := point.mean(group.loss_name)) is not None]
+    return min(losses, key=lambda pair: pair[0])[1] if losses else None
+
+
+def counterpart(group: Group, point: Point, kind: str) -> Point | None:
+    """The point of another coupler that differs in nothing else."""
+
+    def rest(each: Point) -> list[tuple[str, object]]:
+        return sorted((name, value) for name, value in each.settings.items() if name not in (*KINDS, *FOLLOWS))
+
+    return next((each for each in group.points if kind_of(each) == kind and rest(each) == rest(point)), None)
+
+
+def measure_number(group: Group, name: str, arm: str | None, _: str | None) -> Measured:
+    """A number of the runs' records."""
+    point = lowest(group, arm)
+    if point is None:
+        return Measured(said=f"no completed run of {arm or 'any kind'}")
+    by_seed = point.by_seed(name)
+    if not by_seed:
+        return Measured(said=f"{point.label}: no run has a finite {name}")
+    found = mean_estimate(list(by_seed.values()))
+    why = f"; {found.reason}" if found.reason else ""
+    return Measured(said=f"{point.label}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+
+
+def measure_loss(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
+    """The loss that the group's tables report."""
+    return measure_number(group, group.loss_name, arm, against)
+
+
+def _paired(group: Group, name: str, arm: str | None, against: str | None, *, logarithms: bool) -> Measured:
+    point = lowest(group, arm)
+    if point is None or against is None:
+        return Measured(said=f"no completed run of {arm or 'any kind'}" if against else "nothing to hold it against")
+    other = counterpart(group, point, against)
+    if other is None:
+        return Measured(said=f"no {against} with the settings of {point.label}")
+    ours, theirs = point.by_seed(name), other.by_seed(name)
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return Measured(said=f"{point.label} and {other.label} have no seed in common")
+    pairs = [(ours[seed], theirs[seed]) for seed in seeds]
+    found = mean_estimate([math.log(a / b) if logarithms else a - b for a, b in pairs])
+    change = math.exp if logarithms else float
+    interval = found.interval and Interval(
+        low=change(found.interval.low), high=change(found.interval.high), level=found.interval.level
+    )
+    why = f"; {found.reason}" if found.reason else ""
+    said = f"{point.label} {'over' if logarithms else 'minus'} {other.label}, by seed{why}"
+    return Measured(said=said, value=change(found.mean), interval=interval, seeds=len(seeds))
+
+
+def measure_loss_difference(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
+    """An arm's loss minus the other's, paired by seed."""
+    return _paired(group, group.loss_name, arm, against, logarithms=False)
+
+
+def measure_minutes_ratio(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
+    """An arm's minutes of training over the other's, paired by seed; the interval is of the geometric mean."""
+    return _paired(group, "train_minutes", arm, against, logarithms=True)
+
+
+def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
+    """How far learned strengths moved, over how far that differs between seeds: of the graph where it is most."""
+    point = lowest(group, arm)
+    if point is None:
+        return Measured(said=f"no completed run of {arm or 'any kind'}")
+    folders = [run.folder for run in point.completed if run.folder is not None]
+    if len(folders) < 2:
+        return Measured(said=f"{point.label}: {len(folders)} record of strengths, and a spread needs two")
+    try:
+        found = read_drift(folders)
+    except BadInput as error:
+        return Measured(said=str(error))
+    ratios = [(layer.common_ratio, layer) for layer in found.layers if layer.common_ratio is not None]
+    if not ratios:
+        return Measured(said=f"{point.label}: nothing is learned, or it moved alike in all seeds")
+    ratio, layer = min(ratios, key=lambda pair: pair[0])
+    spread = layer.common.spread
+    interval = layer.common.interval
+    assert spread
+    assert interval
+    ends = sorted(abs(end) / spread for end in (interval.low, interval.high))
+    crosses = interval.low <= 0 <= interval.high
+    return Measured(
+        said=f"{point.label}, {layer.title}, the graph that moved least of {len(ratios)}: |mean change| over its "
+        "spread over seeds",
+        value=ratio,
+        interval=Interval(low=0.0 if crosses else ends[0], high=ends[1], level=interval.level),
+        seeds=len(found.seeds),
+    )
+
+
+MEASURES: Mapping[str, Callable[[Group, str, str | None, str | None], Measured]] = {
+    "loss": measure_loss,
+    "loss_difference": measure_loss_difference,
+    "minutes_ratio": measure_minutes_ratio,
+    "movement_over_spread": measure_movement,
+}
+"""By the name that a target gives."""

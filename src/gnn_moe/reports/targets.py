@@ -1,0 +1,144 @@
+"""Targets, measured: met, not met, or cannot be told.
+
+A target is met where the whole interval of what was measured lies on its good side, not met where it lies on the other,
+and cannot be told in between, or where there is no interval. The seed's targets are in seed_targets.toml; `--targets`
+takes a file of the same form.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from gnn_moe.checks import is_number
+from gnn_moe.errors import BadInput, unknown_name
+from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table
+from gnn_moe.reports.measures import MEASURES, Measured, measure_number
+from gnn_moe.reports.sources import Group
+
+Side = Literal["at_most", "at_least", "below", "above"]
+_SIGNS: Mapping[Side, str] = {"at_most": "≤", "at_least": "≥", "below": "<", "above": ">"}
+_FILE = "seed_targets.toml"
+Outcome = Literal["met", "not met", "cannot be told"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is wanted of a number."""
+
+    name: str
+    measure: str
+    side: Side
+    value: float
+    arm: str | None = None
+    against: str | None = None
+
+    def in_words(self) -> str:
+        return f"{_SIGNS[self.side]} {self.value:g}"
+
+    def holds(self, measured: float) -> bool:
+        return {
+            "at_most": measured <= self.value,
+            "at_least": measured >= self.value,
+            "below": measured < self.value,
+            "above": measured > self.value,
+        }[self.side]
+
+
+def seed_targets() -> tuple[Target, ...]:
+    """The seed's own."""
+    text = resources.files("gnn_moe.reports").joinpath(_FILE).read_text(encoding="utf-8")
+    return parse_targets(text, _FILE)
+
+
+def read_targets(path: str | Path) -> tuple[Target, ...]:
+    """Those of a file.
+
+    Raises:
+        BadInput: it cannot be read, is no TOML, or holds no targets of the form that seed_targets.toml has.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--targets {path}: cannot be read ({error})") from None
+    return parse_targets(text, f"--targets {path}")
+
+
+def parse_targets(text: str, source: str) -> tuple[Target, ...]:
+    """The `[[target]]` tables of a TOML text; errors as `read_targets`, beginning with `source`."""
+    try:
+        tables = tomllib.loads(text).get("target")
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{source}: is no TOML ({error})") from None
+    if not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
+        raise BadInput(f"{source}: has no targets; write each under [[target]] with name, measure and at_most")
+    return tuple(_target(each, f"{source}, target {number}") for number, each in enumerate(tables, 1))
+
+
+def _target(table: Mapping[str, Any], where: str) -> Target:
+    sides = [side for side in _SIGNS if side in table]
+    known = {"name", "measure", "arm", "against", *_SIGNS}
+    if unknown := table.keys() - known:
+        raise unknown_name(f"{where}:", min(unknown), sorted(known))
+    if len(sides) != 1:
+        raise BadInput(f"{where}: give one of {', '.join(_SIGNS)}, not {len(sides)}")
+    texts = {name: table.get(name) for name in ("name", "measure", "arm", "against")}
+    for name, text in texts.items():
+        if not isinstance(text, str) and (text is not None or name in ("name", "measure")):
+            raise BadInput(f"{where}: {name} {text!r} must be a text")
+    value = table[sides[0]]
+    if not is_number(value):
+        raise BadInput(f"{where}: {sides[0]} {value!r} must be a number")
+    return Target(**texts, side=sides[0], value=float(value))  # type: ignore[arg-type]
+
+
+def outcome_of(target: Target, found: Measured) -> Outcome:
+    """Whether a target is met."""
+    if found.interval is None:
+        return "cannot be told"
+    ends = [target.holds(end) for end in (found.interval.low, found.interval.high)]
+    return "met" if all(ends) else "cannot be told" if any(ends) else "not met"
+
+
+_COLUMNS = (
+    Column(title="target", numeric=False),
+    Column(title="wanted"),
+    Column(title="measured", explains="mean over seeds"),
+    Column(title="interval", explains="95 % over seeds"),
+    Column(title="seeds"),
+    Column(title="outcome", numeric=False),
+    Column(title="of what", numeric=False),
+)
+
+
+def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
+    """A row a target."""
+    rows = []
+    for target in targets:
+        measure: Callable[..., Measured] = MEASURES.get(target.measure, measure_number)
+        found = measure(group, target.measure, target.arm, target.against)
+        rows.append(_row(target, found))
+    rule = (
+        "Met: the whole interval lies on the good side of the target; not met: it lies on the other side; cannot be "
+        "told: it holds the target, or there is no interval."
+    )
+    table = Table(caption="Targets and success metrics", columns=_COLUMNS, rows=tuple(rows))
+    return Section(title="Targets and success metrics", anchor="targets", blocks=(Paragraph(rule), table))
+
+
+def _row(target: Target, found: Measured) -> tuple[Cell, ...]:
+    outcome, interval = outcome_of(target, found), found.interval
+    bounds = "" if interval is None else f"{interval.low:.4g} to {interval.high:.4g}"
+    return (
+        Cell(target.name, target.name),
+        Cell(target.in_words(), target.value),
+        Cell("" if found.value is None else f"{found.value:.4g}", found.value),
+        Cell(bounds, None if interval is None else interval.low),
+        Cell(str(found.seeds), found.seeds),
+        Cell(Span(outcome, strong=outcome != "cannot be told"), outcome),
+        Cell(found.said, found.said),
+    )
