@@ -62,12 +62,13 @@ class MemoryPlan:
     peak: PeakMemory
 
 
-def plan_memory(config: RunConfig, found: Calibration | None = None) -> MemoryPlan:
+def plan_memory(config: RunConfig, found: Calibration | None = None, *, at_once: int = 1) -> MemoryPlan:
     """What a run of the config takes at its fullest moment, without torch.
 
     Args:
         config: the run's.
         found: what a calibration of it found out; without it, rows are as long as the model has positions.
+        at_once: runs that share the memory.
     """
     model, training = config.model, config.training
     circumstances: dict[str, Any] = {
@@ -79,7 +80,7 @@ def plan_memory(config: RunConfig, found: Calibration | None = None) -> MemoryPl
         circumstances |= {"precision": found.precision, "positions": found.positions}
         rows = found.micro_batch_size
     elif training.micro_batch_size == "auto" and circumstances["device_type"] == "cpu":
-        rows = largest_micro_batch(model, training, room_bytes=cpu_room_bytes(), **circumstances)
+        rows = largest_micro_batch(model, training, room_bytes=cpu_room_bytes() // at_once, **circumstances)
     else:
         rows = training.rows_at_once
     return MemoryPlan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import pytest
 from gnn_moe.config import ModelConfig, OutputConfig, RunConfig, TrainingConfig, to_dict
 from gnn_moe.studies.engine import Engine, Slot, Watchers
 from gnn_moe.studies.outcomes import Outcome
-from gnn_moe.studies.queue import Claim, Queue
+from gnn_moe.studies.queue import Claim, Queue, Row
 from gnn_moe.studies.space import parse_variations
-from gnn_moe.studies.storage import default_url, open_storage
+from gnn_moe.studies.storage import StorageLost, default_url, open_storage
 from gnn_moe.studies.sweep import Sweep
 from gnn_moe.studies.workers import this_worker
+from gnn_moe.training.memory_limits import RUNS_AT_ONCE, cpu_room_bytes
 
 VARIATIONS = parse_variations(["num_experts=2,3", "num_heads=2,3"])
 
@@ -104,3 +105,41 @@ def test_a_run_goes_on_with_the_micro_batch_that_it_came_down_to(queue: Queue, t
     stored(explicit, micro_batch_size=8, stored_size=2)
     words = words_of(begin(explicit, queue, micro_batch_size=8))
     assert words[words.index("--micro_batch_size") + 1] == "2"
+
+
+def test_a_record_that_lost_the_storage_is_written_at_the_next_look(queue: Queue, tmp_path: Path) -> None:
+    sweep = sweep_in(tmp_path)
+    queue.add(sweep.points())
+    written: list[int] = []
+
+    def write(rows: Sequence[Row]) -> None:
+        written.append(len(rows))
+        if len(written) == 1:
+            raise StorageLost("gone for a moment")
+
+    watchers = Watchers(on_rows=write, on_tick=lambda: None, on_notice=lambda text: None)
+    engine = Engine(sweep=sweep, queue=queue, workers=1, timeout_minutes=None, heartbeat_seconds=60, watchers=watchers)
+    with pytest.raises(StorageLost):
+        engine._look()
+    engine._look()
+    engine._look()
+    assert written == [len(sweep.points())] * 2
+
+
+def test_trials_at_once_share_the_memory(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watchers = Watchers(on_rows=lambda rows: None, on_tick=lambda: None, on_notice=lambda text: None)
+    alone, shared = (
+        Engine(
+            sweep=sweep_in(tmp_path),
+            queue=queue,
+            workers=workers,
+            timeout_minutes=None,
+            heartbeat_seconds=60,
+            watchers=watchers,
+        )._environment()
+        for workers in (1, 4)
+    )
+    assert RUNS_AT_ONCE not in alone
+    whole = cpu_room_bytes()
+    monkeypatch.setenv(RUNS_AT_ONCE, shared[RUNS_AT_ONCE])
+    assert cpu_room_bytes() == pytest.approx(whole / 4, rel=0.2)  # other processes come and go

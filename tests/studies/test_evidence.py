@@ -60,8 +60,9 @@ def weighed(
 
 
 def notes_of(found: Evidence) -> list[str]:
-    """Its notes, less those that made-up trials all cause: their run folders hold no record of strengths."""
-    return [note for note in found.notes if not note.startswith("no drift of ")]
+    """Its notes, less those that made-up trials all cause: they have no run folders."""
+    of_folders = ("no drift of ", "left out of the minutes to one loss: ")
+    return [note for note in found.notes if not note.startswith(of_folders)]
 
 
 def noise(seed: int, arm: str = "", value: Any = 0) -> float:
@@ -235,6 +236,17 @@ def test_unreadable_curves_leave_no_ratio(tmp_path: Path) -> None:
     assert question.sentences == ("hgnn and gnn have no seed in common",)
 
 
+def test_curves_that_are_elsewhere_are_named(tmp_path: Path) -> None:
+    comparison = Comparison(arms=ARMS)
+    trials = trials_of(comparison, lambda *_: 5.0, 2)
+    (tmp_path / "hgnn,seed=1").mkdir()
+    found = weighed(comparison, trials, 2, tmp_path)
+    gnn, hgnn = (note for note in found.notes if note.startswith("left out of the minutes to one loss: "))
+    assert gnn.endswith(f"gnn, seed 1, 2: {tmp_path / 'gnn,seed=1'} is not on this machine")
+    assert "hgnn, seed 1, 2: " in hgnn
+    assert "metrics.jsonl: cannot be read" in hgnn
+
+
 def test_an_ablated_model_is_held_against_itself(tmp_path: Path) -> None:
     """hgnn loses 0.05 without its coupler in every seed, give or take 0.001; gnn was not asked for one of its seeds."""
     comparison = Comparison(arms=ARMS)
@@ -301,3 +313,14 @@ def test_an_ablated_model_without_a_finite_loss_is_named_and_left_out(tmp_path: 
     found = weighed(comparison, trials, 2, tmp_path)
     assert notes_of(found) == ["left out of the ablations: gnn, seed 1: coupler has no finite loss"]
     assert [verdict.pairs.seeds for verdict in found.questions[-1].verdicts] == [(2,), (1, 2)]
+
+
+def test_budgets_that_whole_steps_miss_are_noted(tmp_path: Path) -> None:
+    comparison = Comparison(arms=ARMS, budget="flops")
+    trials = trials_of(comparison, lambda *_: 5.0, 2)
+    assert notes_of(weighed(comparison, trials, 2, tmp_path)) == []
+    for one in trials:
+        one["tokens"] = 4240 if one["arm"] == "hgnn" else 4000
+    assert notes_of(weighed(comparison, trials, 2, tmp_path)) == [
+        "of the first arm's training FLOPs, hgnn has 1.06 times: a budget is whole steps"
+    ]

@@ -27,4 +27,4 @@ def test_a_point_that_cannot_be_matched_leaves_the_others_their_sizes(monkeypatc
     assert said == "no minutes: not timed here"
     assert [each.total_parameters is None for each in found] == [False, False, True]
     assert found[2].problem is not None
-    assert "no dense model comes within 1%" in found[2].problem
+    assert "none of its widths comes within 1%" in found[2].problem

@@ -13,12 +13,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
+from gnn_moe.data.batches import selection_rows
 from gnn_moe.errors import BadInput
 from gnn_moe.studies.statistics import (
     RANDOM_FLIPS,
     Floats,
     bca_bootstrap,
-    evaluation_halves,
     holm,
     mean_estimate,
     minimum_detectable_difference,
@@ -239,30 +239,14 @@ def test_a_line_through_two_sizes_is_no_fit() -> None:
     assert scaling_fit([1, 2, 4], [4, 3, 2.5]).interval is not None
 
 
-@pytest.mark.parametrize("rows", [2, 3, 10, 1001])
-def test_the_halves_hold_each_row_once(rows: int) -> None:
-    halves = evaluation_halves(rows, seed=3)
-    assert (len(halves.selection), len(halves.report)) == (rows // 2, rows - rows // 2)
-    assert sorted([*halves.selection, *halves.report]) == list(range(rows))
-    assert halves.selection.tolist() == sorted(halves.selection)
-    again = evaluation_halves(rows, seed=3)
-    np.testing.assert_array_equal(halves.selection, again.selection)
-
-
-def test_the_halves_stay_what_they_are() -> None:
-    # Never to be changed: reported numbers rest on it.
-    assert evaluation_halves(12, seed=0).selection.tolist() == [1, 2, 3, 6, 8, 11]
-    assert evaluation_halves(12, seed=1).selection.tolist() == [0, 2, 4, 5, 7, 9]
-
-
 def test_choosing_on_one_half_leaves_no_luck_in_the_other() -> None:
-    """Checkpoints that are all alike: the best on all rows looks better than it is, the report half does not."""
+    """Checkpoints that are all alike: the best on all rows looks better than it is, the reported half does not."""
     losses_CR = np.random.default_rng(5).normal(4.5, 1.0, size=(200, 40, 100))
-    halves = evaluation_halves(100, seed=0)
-    best = losses_CR[:, :, halves.selection].mean(axis=2).argmin(axis=1)
+    chooses = selection_rows(100)
+    best = losses_CR[:, :, :chooses].mean(axis=2).argmin(axis=1)
     chosen = losses_CR[np.arange(200), best]
-    assert chosen[:, halves.selection].mean() < 4.5 - 0.2
-    assert chosen[:, halves.report].mean() == pytest.approx(4.5, abs=0.04)
+    assert chosen[:, :chooses].mean() < 4.5 - 0.2
+    assert chosen[:, chooses:].mean() == pytest.approx(4.5, abs=0.04)
 
 
 BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
@@ -279,8 +263,6 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "lengths": (lambda: scaling_fit([1, 2], [1]), "2 sizes and 1 losses"),
     "size": (lambda: scaling_fit([1, 0], [1, 2]), "size 0 of point 1"),
     "loss": (lambda: scaling_fit([1, 2], [math.nan, 2]), "loss nan of point 0"),
-    "rows": (lambda: evaluation_halves(1, seed=0), "rows 1"),
-    "seed": (lambda: evaluation_halves(4, seed=-1), "seed -1"),
 }
 
 

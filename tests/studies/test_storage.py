@@ -42,6 +42,9 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 def test_passwords_are_not_shown() -> None:
     assert without_password("postgresql://a:b@h/d") == "postgresql://a:***@h/d"
     assert without_password("nonsense") == "nonsense"
+    assert without_password("postgresql:///d?user=a&password=b&sslpassword=c") == (
+        "postgresql:///d?password=hidden&sslpassword=hidden&user=a"
+    )
 
 
 def open_and_close(url: str, lock_file: Path) -> None:

@@ -36,17 +36,22 @@ def ablate_runs(
         cache_dir: for encoded data.
         on_notice: is told what cannot be asked of a run, or changed nothing in it.
     """
+    refused: dict[str, list[str]] = {}
     for folder in folders:
         if not folder.is_dir():
             on_notice(f"{folder}: is not on this machine; run the same command where it is")
             continue
         with _alone(folder):
-            _ablate_run(folder, ablations, cache_dir, on_notice)
+            for reason in _ablate_run(folder, ablations, cache_dir, on_notice):
+                refused.setdefault(reason, []).append(folder.name)
+    for reason, names in refused.items():
+        on_notice(f"{', '.join(names)}: {reason}")
 
 
 def _ablate_run(
     folder: Path, ablations: Sequence[str], cache_dir: str | None, on_notice: Callable[[str], None]
-) -> None:
+) -> Iterator[str]:
+    """Yields why an ablation cannot be asked of the run."""
     from gnn_moe.evaluations import evaluate_ablated, stored_config
 
     # The one whose loss is reported; runs of older versions have kept the best one only.
@@ -71,7 +76,7 @@ def _ablate_run(
                 cache_dir=cache_dir,
             )
         except BadInput as error:
-            on_notice(f"{folder.name}: {error}")
+            yield str(error)
             continue
         values = dataclasses.asdict(evaluation)
         if endless := [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]:

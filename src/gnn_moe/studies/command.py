@@ -83,7 +83,7 @@ def run_study(
     sweep.points()
     if arguments.dry_run:
         sweep = _settled_apart(sweep, settle, arguments.workers)
-        _show_points(sweep, sweep.points(), say)
+        _show_points(sweep, sweep.points(), arguments.workers, say)
         return sweep
     # Asked for from wherever the process is, recorded as the command names it.
     url = arguments.storage or default_url(sweep.folder.absolute())
@@ -219,9 +219,9 @@ def _retry(sweep: Sweep, queue: Queue, classes: Sequence[str]) -> int:
     return queue.retry(lambda row: row.outcome is not None and row.outcome.error_class in classes, halved)
 
 
-def _show_points(sweep: Sweep, points: Sequence[Point], say: Callable[[str], None]) -> None:
+def _show_points(sweep: Sweep, points: Sequence[Point], at_once: int, say: Callable[[str], None]) -> None:
     """What the points will take."""
-    found, source = foresee(sweep.baseline, points)
+    found, source = foresee(sweep.baseline, points, at_once=at_once)
     Console().print(foresight_table(f"{sweep.study}, {sweep.design}", found))
     for each in found:
         if each.problem is not None:

@@ -24,6 +24,8 @@ from gnn_moe.studies.resolve import baseline_of, check_numbers, check_scale, che
 from gnn_moe.studies.results import StudyResults, load, write_study
 from gnn_moe.studies.sweep import Sweep
 
+_WIDTH_OF_A_FILE = 120
+
 
 def with_question(arguments: CompareArguments) -> CompareArguments:
     """The flags' defaults that `--preset` and `--scale` ask for.
@@ -157,13 +159,15 @@ def show_evidence(study: StudyResults, say: Callable[[str], None]) -> None:
     if found is None:
         return
     table = Table(title="losses are means over seeds, with 95 % t intervals, in nats a token", title_justify="left")
-    for name in ("arm", "seeds", "loss", "interval", "parameters", "steps", "training PFLOPs", "minutes"):
-        table.add_column(
-            name, justify="left" if name == "arm" else "right", overflow="fold", min_width=12 if name == "arm" else None
-        )
+    for name in ("arm", "seeds", "loss", "interval", "parameters", "steps", "training FLOPs", "minutes"):
+        is_arm = name == "arm"
+        table.add_column(name, justify="left" if is_arm else "right", overflow="fold", no_wrap=not is_arm)
     for cell in found["cells"]:
         table.add_row(*map(escape, _cells(cell)))
-    Console().print(table)
+    console = Console()
+    # A pipe has no width of its own; numbers that are cut say less than lines that are long.
+    console = console if console.is_terminal else Console(width=max(console.width, _WIDTH_OF_A_FILE))
+    console.print(table)
     for question in found["questions"]:
         say(f"{question['asks']} ({question['unit']})")
         for sentence in question["sentences"]:
@@ -182,7 +186,7 @@ def _cells(cell: Mapping[str, Any]) -> list[str]:
         f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "",
         f"{cell['parameters']:,}" if cell["parameters"] else "",
         f"{cell['steps']:.0f}" if cell["steps"] else "",
-        f"{cell['training_flops'] / 1e15:.4g}" if cell["training_flops"] else "",
+        f"{cell['training_flops']:.3g}" if cell["training_flops"] else "",
         f"{cell['minutes']:.1f}" if cell["minutes"] is not None else "",
     ]
 

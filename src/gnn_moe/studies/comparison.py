@@ -22,14 +22,18 @@ from gnn_moe.studies.space import GROUPS, Value, Values, parse_variation
 
 _TEXT = "is for all arms: losses of other texts do not compare"
 _BUDGET = "is decided by --budget: give it for all arms"
+OF_THE_TEXT = (
+    "dataset_name",
+    "dataset_config_name",
+    "text_column",
+    "data_format",
+    "tokenizer",
+    "num_eval_samples",
+    "max_seq_length",
+)
+"""Fields that decide which text is evaluated, and in which tokens."""
 _NOT_OF_AN_ARM: Mapping[str, str] = {
-    "dataset_name": _TEXT,
-    "dataset_config_name": _TEXT,
-    "text_column": _TEXT,
-    "data_format": _TEXT,
-    "tokenizer": _TEXT,
-    "num_eval_samples": _TEXT,
-    "max_seq_length": _TEXT,
+    **dict.fromkeys(OF_THE_TEXT, _TEXT),
     "epochs": _BUDGET,
     "max_batches_per_epoch": _BUDGET,
     "max_steps": _BUDGET,

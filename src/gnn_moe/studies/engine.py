@@ -25,6 +25,7 @@ from gnn_moe.studies.queue import Claim, Queue, Row
 from gnn_moe.studies.storage import StorageLost
 from gnn_moe.studies.sweep import Sweep
 from gnn_moe.studies.trials import TrialProcess
+from gnn_moe.training.memory_limits import RUNS_AT_ONCE
 from gnn_moe.training.stopping import stop_on_signals
 
 _TICK_SECONDS = 0.25
@@ -210,11 +211,11 @@ class Engine:
         return TrialProcess(config, train_words(config, hyperedges), log, self._environment())
 
     def _environment(self) -> Mapping[str, str]:
-        """Ours; several trials at once share the processors instead of each taking all."""
+        """Ours; several trials at once share processors and memory instead of each taking all."""
         if self.workers == 1:
             return os.environ
         share = max(1, (os.cpu_count() or 1) // self.workers)
-        return {"OMP_NUM_THREADS": str(share), **os.environ}
+        return {"OMP_NUM_THREADS": str(share), **os.environ, RUNS_AT_ONCE: str(self.workers)}
 
     def _run_folder(self, claim: Claim) -> Path:
         return self.sweep.run_folder(claim.point, claim.micro_batch_size)
@@ -318,5 +319,5 @@ class Engine:
     def _look(self) -> None:
         rows = self.queue.rows()
         if rows != self.rows:
+            self.watchers.on_rows(rows)  # may lose the storage; then it is called again
             self.rows = rows
-            self.watchers.on_rows(rows)

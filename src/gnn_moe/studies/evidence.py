@@ -32,10 +32,12 @@ from gnn_moe.studies.comparison import Cell, Comparison
 from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.results import TrialRow
 from gnn_moe.studies.statistics import mean_estimate
-from gnn_moe.studies.verdicts import Arm, compare_pairs, in_words
+from gnn_moe.studies.verdicts import Arm, compare_pairs, in_words, support_in_words
 from gnn_moe.studies.verdicts import Comparison as Verdict
 from gnn_moe.training.record import METRICS_FILE, read_metrics
 
+_COARSE = 0.01
+"""Part of a budget by which whole steps may miss it unsaid."""
 _SEED = 20240301
 """Of bootstrap and sign flips: the same trials give the same record."""
 _ABLATED = {
@@ -103,7 +105,7 @@ def weigh(
     questions = [_losses(comparison, arms, tried)]
     if _is_numeric(comparison):
         questions.append(_trend(comparison, arms, tried))
-    curves = {label: _curves(found, run_folder) for label, found in of_cell.items()}
+    curves, elsewhere = _all_curves(of_cell, run_folder)
     questions.append(_minutes(comparison, curves, tried))
     ablated, damaged = _ablated(of_cell, run_folder)
     questions += _ablations(ablated, tried)
@@ -112,7 +114,11 @@ def weigh(
         _cell(cell, arms[cell.label], of_cell[cell.label], seeds) | {"drift": drifts[cell.label]}
         for cell in comparison.cells()
     ]
-    return Evidence(cells=cells, questions=tuple(questions), notes=_notes(cells, seeds) + damaged + unknown)
+    return Evidence(
+        cells=cells,
+        questions=tuple(questions),
+        notes=_notes(cells, seeds) + _coarse(comparison, cells) + elsewhere + damaged + unknown,
+    )
 
 
 def reason_left_out(trial: TrialRow) -> str | None:
@@ -175,19 +181,34 @@ def _trend(comparison: Comparison, arms: Mapping[str, Arm], tried: int) -> Quest
     return _ask(f"Whose loss falls faster with {field}?", f"nats a token a doubling of {field}", pairs, tried, in_words)
 
 
-def _curves(trials: Mapping[int, TrialRow], run_folder: Callable[[TrialRow], Path]) -> dict[int, Curve]:
-    found = {}
-    for seed, trial in trials.items():
-        if reason_left_out(trial) is not None:
-            continue
+def _all_curves(
+    of_cell: Mapping[str, Mapping[int, TrialRow]], run_folder: Callable[[TrialRow], Path]
+) -> tuple[dict[str, dict[int, Curve]], list[str]]:
+    """The curves of the trials that count, by label and seed; and a note for each that cannot be read here."""
+    curves: dict[str, dict[int, Curve]] = {}
+    notes: list[str] = []
+    for label, trials in of_cell.items():
+        counted = {seed: run_folder(trial) for seed, trial in trials.items() if reason_left_out(trial) is None}
+        curves[label], missing = _curves(counted)
+        if missing:
+            seeds = ", ".join(map(str, missing))
+            notes.append(f"left out of the minutes to one loss: {label}, seed {seeds}: {next(iter(missing.values()))}")
+    return curves, notes
+
+
+def _curves(folders: Mapping[int, Path]) -> tuple[dict[int, Curve], dict[int, str]]:
+    """The curves, and why one cannot be read here; both by seed."""
+    found, missing = {}, {}
+    for seed, folder in folders.items():
         try:
-            rows = read_metrics(run_folder(trial) / METRICS_FILE)
-        except (BadInput, OSError):  # damaged, or on another machine: study.json names it
+            rows = read_metrics(folder / METRICS_FILE)
+        except BadInput as damage:
+            missing[seed] = str(damage) if folder.exists() else f"{folder} is not on this machine"
             continue
         evaluations = [row for row in rows if row["kind"] == "eval" and row.get("reported_loss") is not None]
         if evaluations:
             found[seed] = [(row["minutes"], row["reported_loss"]) for row in evaluations]
-    return found
+    return found, missing
 
 
 def _minutes(comparison: Comparison, curves: Mapping[str, Mapping[int, Curve]], tried: int) -> Question:
@@ -282,9 +303,10 @@ def _ratio_in_words(found: Verdict) -> str:
     }[found.verdict]
     ratio = f"{claim}: {math.exp(found.mean_difference):.3g} times its minutes"
     if (interval := found.decision_interval) is None:
-        return f"{ratio}; no interval can be given"
+        return "; ".join((ratio, *support_in_words(found, of_ratio=True)))
     level = f"{100 * interval.level:.3g} % interval"
-    return f"{ratio} ({level} {math.exp(interval.low):.3g} to {math.exp(interval.high):.3g})"
+    size = f"{ratio} ({level} {math.exp(interval.low):.3g} to {math.exp(interval.high):.3g})"
+    return "; ".join((size, *support_in_words(found, of_ratio=True)))
 
 
 def _cell(cell: Cell, arm: Arm, trials: Mapping[int, TrialRow], seeds: Sequence[int]) -> dict[str, Any]:
@@ -324,6 +346,20 @@ def _drifts(
         # A row a hyperedge of each layer stays with `gnn_moe.studies.drift`.
         found[label] = [{name: row[name] for name in row if name != "connections"} for row in rows]
     return found, unknown
+
+
+def _coarse(comparison: Comparison, cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where a budget of tokens or FLOPs, which whole steps spend, came out more than `_COARSE` apart."""
+    unit = {"tokens": "tokens", "flops": "training_flops"}.get(comparison.budget)
+    if unit is None:
+        return []
+    first = {cell["value"]: cell[unit] for cell in cells if cell["arm"] == comparison.first}
+    shares = [
+        (cell["label"], cell[unit] / first[cell["value"]]) for cell in cells if cell[unit] and first[cell["value"]]
+    ]
+    apart = [f"{label} has {share:.3g} times" for label, share in shares if abs(share - 1) > _COARSE]
+    words = unit.replace("_", " ").replace("flops", "FLOPs")
+    return [f"of the first arm's {words}, {', '.join(apart)}: a budget is whole steps"] if apart else []
 
 
 def _mean(values: Sequence[float]) -> float | None:

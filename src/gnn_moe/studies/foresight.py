@@ -90,20 +90,20 @@ def time_baseline(baseline: RunConfig) -> Clock:
     )
 
 
-def foresee(baseline: RunConfig, points: Sequence[Point]) -> tuple[list[Foresight], str]:
-    """What every point will take, and a line on where the minutes come from."""
+def foresee(baseline: RunConfig, points: Sequence[Point], *, at_once: int = 1) -> tuple[list[Foresight], str]:
+    """What every point will take with so many at once, and a line on where the minutes come from."""
     try:
         clock = time_baseline(baseline)
     except GnnMoeError as error:
-        return [_of_point(baseline, point, None) for point in points], f"no minutes: {error}"
+        return [_of_point(baseline, point, None, at_once) for point in points], f"no minutes: {error}"
     said = (
         f"minutes: from a dozen steps of the baseline here, as busy as this machine is, in {clock.found.precision}; "
         "for the other points in proportion to their FLOPs"
     )
-    return [_of_point(baseline, point, clock) for point in points], said
+    return [_of_point(baseline, point, clock, at_once) for point in points], said
 
 
-def _of_point(baseline: RunConfig, point: Point, clock: Clock | None) -> Foresight:
+def _of_point(baseline: RunConfig, point: Point, clock: Clock | None, at_once: int) -> Foresight:
     try:
         config = _with_vocabulary(config_of(baseline, point))
         size = model_size(config.model)  # a control that cannot be matched has none
@@ -113,7 +113,7 @@ def _of_point(baseline: RunConfig, point: Point, clock: Clock | None) -> Foresig
         point=point,
         problem=None,
         total_parameters=size.total_parameters,
-        peak_memory_bytes=plan_memory(config).peak.total,
+        peak_memory_bytes=plan_memory(config, at_once=at_once).peak.total,
         minutes=None if clock is None else clock.minutes(config),
     )
 

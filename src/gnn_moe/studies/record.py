@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gnn_moe.studies.comparison import as_record
+from gnn_moe.errors import RunFailed
+from gnn_moe.studies.comparison import OF_THE_TEXT, as_record
 from gnn_moe.studies.engine import LOGS
 from gnn_moe.studies.evidence import weigh
 from gnn_moe.studies.outcomes import COMPLETED, FAILED, Outcome
+from gnn_moe.studies.presets import find_preset
+from gnn_moe.studies.questions import QUESTIONS
 from gnn_moe.studies.queue import Queue, Row
 from gnn_moe.studies.reference import reference_of
 from gnn_moe.studies.results import (
@@ -32,6 +35,8 @@ from gnn_moe.studies.table import Display
 
 WEIGHED = "weighed"
 """The name by which the storage knows with which seeds a comparison was weighed."""
+_OF_THE_PLACE = ("dataset_name", "dataset_config_name", "device", "precision", "compile", "micro_batch_size", "seed")
+"""Fields that say where a preset runs, not what."""
 _NOTHING = {field.name: None for field in dataclasses.fields(Outcome)}
 
 
@@ -115,10 +120,43 @@ def evidence_of(sweep: Sweep, trials: Sequence[TrialRow], weighed: Sequence[str]
     return found
 
 
+def lowest_in_words(trials: Sequence[TrialRow]) -> list[str]:
+    """Which completed trial has the lowest loss, where losses compare, with how many it is the lowest of."""
+    found = [trial for trial in trials if trial["best_eval_loss"] is not None and trial["state"] == "completed"]
+    if not found:
+        return []
+    of_text = [name for name in OF_THE_TEXT if len({repr(trial["params"].get(name)) for trial in found}) > 1]
+    if of_text:
+        return [
+            f"no lowest loss is named: points differ in {', '.join(of_text)}, and losses of other texts do not compare"
+        ]
+    best = min(found, key=lambda trial: float(trial["best_eval_loss"]))
+    seeds = len({trial["seed"] for trial in found})
+    reported = "" if best["reported_loss"] is None else f", {best['reported_loss']:.4f} on the half that chose nothing"
+    thin = "one seed each, so no evidence that they differ" if seeds == 1 else f"{seeds} seeds"
+    lowest = f"{best['best_eval_loss']:.4f}{reported}"
+    return [f"lowest evaluation loss of {len(found)} trials ({thin}): {lowest}: {best['name']}"]
+
+
+def changes_of_preset(sweep: Sweep) -> list[str]:
+    """The settings that a command has changed of its preset, but for where the text comes from and the machine."""
+    if sweep.preset is None:
+        return []
+    preset = QUESTIONS[sweep.preset].preset if sweep.preset in QUESTIONS else find_preset(sweep.preset)
+    asked, now = values_of(preset.baseline), values_of(sweep.baseline)
+    return [f"{name} {now[name]}" for name in asked if now[name] != asked[name] and name not in _OF_THE_PLACE]
+
+
 def scale_note(sweep: Sweep) -> str | None:
-    """What a reader must know before setting scaled numbers beside the seed's."""
+    """What a reader must know before setting numbers of a preset that was made smaller beside the seed's."""
     if sweep.scale is None or sweep.scale == 1:
-        return None
+        changed = changes_of_preset(sweep)
+        if not changed:
+            return None
+        return (
+            f"{sweep.preset} with other settings than the seed's ({', '.join(changed)}), so losses and minutes do not "
+            "compare with its tables; only the order of the points may"
+        )
     return (
         f"{sweep.preset} at --scale {sweep.scale:g}: epochs, samples and widths are that part of the seed's, so losses "
         "and minutes do not compare with its tables; only the order of the points may"
@@ -157,6 +195,8 @@ class Recorder:
     display: Display | None = None
     skipped: list[str] = field(default_factory=list)
     _ended: int = -1
+    _is_stale: bool = False
+    """The last change could not be written."""
 
     def rows_changed(self, rows: Sequence[Row]) -> None:
         """Shows and writes the state of the points."""
@@ -165,10 +205,12 @@ class Recorder:
             self.display.changed(trials)
         try:
             self._write(rows, trials)
+            self._is_stale = False
         except OSError as error:  # a full disk: the trials are told of it themselves, and the storage has everything
             text = (
                 f"{self.sweep.folder}: the record could not be written ({error}); it is written anew at the next change"
             )
+            self._is_stale = True
             if self.display is not None:
                 self.display.notice(text)
 
@@ -187,14 +229,24 @@ class Recorder:
         return record | {"unreadable_run_folders": self.skipped}
 
     def summary(self) -> list[str]:
-        """What to say at the end."""
+        """What to say at the end.
+
+        Raises:
+            RunFailed: the record could not be written.
+        """
+        if self._is_stale:
+            try:
+                write_study(self.sweep.folder, lambda: self._record(self.queue.rows()))
+            except OSError as error:
+                raise RunFailed(
+                    f"{self.sweep.folder}: the record could not be written ({error}); make room, and the same command "
+                    "writes it from the storage"
+                ) from None
         trials = load(self.sweep.folder).trials
         counts = ", ".join(f"{count} {label}" for label, count in count_states(trials).items())
         lines = [f"{self.sweep.folder / STUDY_FILE}: {counts}"]
-        losses = [trial for trial in trials if trial["best_eval_loss"] is not None and trial["state"] == "completed"]
-        if losses and self.sweep.comparison is None:  # a comparison has verdicts instead
-            best = min(losses, key=lambda trial: float(trial["best_eval_loss"]))
-            lines.append(f"lowest evaluation loss {best['best_eval_loss']:.4f}: {best['name']}")
+        if self.sweep.comparison is None:  # a comparison has verdicts instead
+            lines += lowest_in_words(trials)
         if self.skipped:
             lines.append(f"{len(self.skipped)} run folders could not be read and are left out of the curves:")
             lines += [f"  {line}" for line in self.skipped]

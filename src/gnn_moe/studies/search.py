@@ -23,7 +23,7 @@ from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.studies.design import Point, make_point
 from gnn_moe.studies.outcomes import Outcome
-from gnn_moe.studies.space import Range, Value, Values, Variation, types_of, words_of
+from gnn_moe.studies.space import LARGEST, Range, Value, Values, Variation, types_of, words_of
 
 OBJECTIVES = ("loss", "minutes")
 _BEFORE_PRUNING = 4
@@ -108,7 +108,7 @@ def _to_show(variation: Values) -> BaseDistribution | None:
     if not types <= {int, float}:
         return None
     # The widest range: a study that grows keeps its distribution.
-    return FloatDistribution(-1e30, 1e30) if float in types else IntDistribution(-(2**53), 2**53)
+    return FloatDistribution(-LARGEST[float], LARGEST[float]) if float in types else IntDistribution(-(2**53), 2**53)
 
 
 def space_of(variations: Sequence[Variation]) -> dict[str, str]:

@@ -165,6 +165,10 @@ def _is_union(hint: Any) -> bool:
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 
+LARGEST: Mapping[type[int] | type[float], float] = {int: 2**53, float: 1e30}
+"""Of a value, so that every storage and table can hold it."""
+
+
 def _value(flag: str, field: str, word: str) -> Value:
     """The value that a word stands for: of the narrowest type of the field that takes it."""
     accepted = types_of(field)
@@ -176,6 +180,8 @@ def _value(flag: str, field: str, word: str) -> Value:
         return word.lower() == "true"
     for number in (int, float):
         if number in accepted and (found := _number(word, number)) is not None:
+            if not abs(found) <= LARGEST[number]:  # nor if it is no number
+                raise BadInput(f"{flag} {field}={word}: must be a finite number of at most {LARGEST[number]:g}")
             return found
     words = words_of(field)
     if str in accepted and (words is None or word in words):

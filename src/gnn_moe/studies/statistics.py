@@ -21,7 +21,6 @@ from scipy import optimize, special, stats
 from gnn_moe.errors import BadInput
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 LEVEL = 0.95
 """Of an interval, unless another is asked for; tests are two-sided at 1 − LEVEL."""
@@ -111,16 +110,6 @@ class ScalingFit:
     points: int
     reason: str | None
     """Why there is no fit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationHalves:
-    """Row numbers of an evaluation set, ascending; together each row once."""
-
-    selection: Integers
-    """Rows that choose a checkpoint; the smaller half where the rows are odd in number."""
-    report: Integers
-    """Rows that give the number to report."""
 
 
 def mean_and_spread(values: Sequence[float] | Floats) -> tuple[float, float]:
@@ -353,29 +342,6 @@ def scaling_fit(sizes: Sequence[float], losses: Sequence[float], *, level: float
     interval = Interval(low=slope - half, high=slope + half, level=level)
     factor = math.exp(line.intercept)
     return ScalingFit(exponent=slope, interval=interval, factor=factor, points=len(sizes), reason=None)
-
-
-def evaluation_halves(rows: int, *, seed: int) -> EvaluationHalves:
-    """Splits rows 0 … rows − 1 of an evaluation set at random: one half chooses a checkpoint, the other gives its loss.
-
-    The best of many evaluations is best by luck too, and that luck does not carry over to rows that had no say, but for
-    what rows of one document share. The same arguments give the same halves on every machine and NumPy: rows are
-    ordered by PCG64's raw stream, which NumPy keeps (NEP 19).
-
-    Args:
-        rows: of the evaluation set.
-        seed: from 0; of the split alone, the same for every arm and seed of a comparison.
-
-    Raises:
-        BadInput: fewer than two rows, or a seed below 0.
-    """
-    if type(rows) is not int or rows < 2:
-        raise BadInput(f"rows {rows!r} must be a whole number from 2: each half needs one")
-    if type(seed) is not int or seed < 0:
-        raise BadInput(f"seed {seed!r} must be a whole number from 0")
-    order = np.argsort(np.random.PCG64(seed).random_raw(rows), kind="stable")
-    selection, report = np.sort(order[: rows // 2]), np.sort(order[rows // 2 :])
-    return EvaluationHalves(selection=selection, report=report)
 
 
 def _finite(values: Sequence[float] | Floats) -> Floats:

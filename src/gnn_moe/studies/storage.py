@@ -36,10 +36,16 @@ def default_url(study_folder: Path) -> str:
     return f"sqlite:///{study_folder / DATABASE_FILE}"
 
 
+_SECRET = ("password", "passfile", "sslpassword")
+"""Parameters of a PostgreSQL URL that nobody else should see."""
+
+
 def without_password(url: str) -> str:
     """A storage's URL as it may be shown and written."""
     try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+        parsed = sqlalchemy.make_url(url)
+        hidden = {name: "hidden" for name in parsed.query if name.lower() in _SECRET}
+        return (parsed.update_query_dict(hidden) if hidden else parsed).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return url
 

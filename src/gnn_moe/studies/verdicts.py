@@ -29,6 +29,7 @@ stands in every sentence for that reason.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -127,7 +128,7 @@ class Comparison:
     sign_flips: SignFlips | None
     bootstrap: Bootstrap
     minimum_detectable_difference: float | None
-    """At 80 % power, of this arm alone; None where all differences are equal."""
+    """At 80 % power, at the level of `joint_interval`; None where all differences are equal."""
     arms_compared: int
     """k of Holm: the arms beside the baseline, also those without an interval."""
     configurations_tried: int
@@ -226,7 +227,7 @@ def _alone(baseline: Arm, arm: Arm, generator: np.random.Generator) -> Compariso
         holm_p_value=None,
         sign_flips=flips,
         bootstrap=bca_bootstrap(differences, generator=generator),
-        minimum_detectable_difference=None if spread is None else minimum_detectable_difference(spread, n),
+        minimum_detectable_difference=None,
         arms_compared=1,
         configurations_tried=1,
     )
@@ -252,6 +253,10 @@ def _decided(
         verdict=verdict,
         decision_interval=t_interval(differences, level=level) if alone.spread else None,
         joint_interval=t_interval(differences, level=joint_level) if alone.spread else None,
+        # Of a test among all arms: by itself an arm would be promised more power than it has.
+        minimum_detectable_difference=(
+            minimum_detectable_difference(alone.spread, len(differences), level=joint_level) if alone.spread else None
+        ),
         holm_p_value=None if alone.p_value is None else adjusted,
         arms_compared=arms_compared,
         configurations_tried=configurations_tried,
@@ -263,7 +268,7 @@ def in_words(found: Comparison) -> str:
 
     Losses are written without a unit; say it beside.
     """
-    return "; ".join((_claim(found), *_support(found)))
+    return "; ".join((_claim(found), *support_in_words(found)))
 
 
 def _claim(found: Comparison) -> str:
@@ -279,7 +284,13 @@ def _claim(found: Comparison) -> str:
     return size
 
 
-def _support(found: Comparison) -> Iterator[str]:
+def support_in_words(found: Comparison, *, of_ratio: bool = False) -> Iterator[str]:
+    """What a verdict rests on: seeds, p values, the difference that would be found, what was tried.
+
+    Args:
+        found: the verdict.
+        of_ratio: whether its values are logarithms, so that a difference is a ratio.
+    """
     n = len(found.pairs.seeds)
     yield _counted(n, "seed in common", "seeds in common") + ("" if n > 1 else ", and an interval needs two")
     if dropped := found.pairs.only_in_arm + found.pairs.only_in_baseline:
@@ -293,7 +304,8 @@ def _support(found: Comparison) -> Iterator[str]:
     if flips := found.sign_flips:
         yield f"sign flips p {flips.p_value:.3g}, at best {flips.smallest_p:.3g} with so many seeds"
     if (least := found.minimum_detectable_difference) is not None:
-        yield f"a true difference of {least:.3g} is found {100 * POWER:.0f} times in 100"
+        size = f"ratio of {math.exp(least):.3g}" if of_ratio else f"difference of {least:.3g}"
+        yield f"a true {size} is found {100 * POWER:.0f} times in 100"
     yield _counted(found.configurations_tried, "configuration tried", "configurations tried")
 
 

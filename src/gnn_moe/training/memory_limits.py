@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
+RUNS_AT_ONCE = "GNN_MOE_RUNS_AT_ONCE"
+"""Environment variable: how many runs share what there is (default: 1)."""
 _SPARED = 0.1
 """Of the room, left for what a prediction cannot know."""
 _CGROUP_FILES = (
@@ -27,14 +30,18 @@ def room_bytes(device: torch.device) -> int:
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
-        return int((free + torch.cuda.memory_reserved(device)) * (1 - _SPARED))
+        return int((free + torch.cuda.memory_reserved(device)) * (1 - _SPARED)) // _runs_at_once()
     return cpu_room_bytes()
 
 
 def cpu_room_bytes() -> int:
     """The same of the machine's own memory, without torch."""
     free = min([psutil.virtual_memory().available, *container_headrooms()])
-    return int((free + _resident_bytes()) * (1 - _SPARED))
+    return int((free + _resident_bytes()) * (1 - _SPARED)) // _runs_at_once()
+
+
+def _runs_at_once() -> int:
+    return max(1, int(os.environ.get(RUNS_AT_ONCE, "1")))
 
 
 def container_headrooms(root: Path = Path("/")) -> Iterator[int]:

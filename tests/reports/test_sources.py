@@ -1,0 +1,125 @@
+"""Which records make a report: mixed protocols are refused or grouped, failures and damage are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gnn_moe.config import RunConfig, to_dict
+from gnn_moe.errors import BadInput
+from gnn_moe.reports.sources import NothingCompleted, read_sources
+from tests.reports.made_runs import group_of, write_run
+
+
+def write_study(folder: Path, trials: list[dict[str, Any]]) -> Path:
+    """study.json alone, as where the run folders are on another machine."""
+    folder.mkdir(parents=True)
+    config = to_dict(RunConfig())
+    baseline = {group: config[group] for group in ("model", "data", "training")}
+    whole = [
+        {
+            "arm": None,
+            "error_class": None,
+            "error_message": None,
+            "run_dir": None,
+            **trial,
+        }
+        for trial in trials
+    ]
+    values = {
+        "format": "gnn_moe.study",
+        "version": 1,
+        "study": folder.name,
+        "comparison": None,
+        "command": ["gnn-moe", "sweep"],
+        "baseline": baseline,
+        "trials": whole,
+    }
+    (folder / "study.json").write_text(json.dumps(values))
+    return folder
+
+
+def trial(experts: int, seed: int, **more: Any) -> dict[str, Any]:
+    name = f"num_experts={experts},seed={seed}"
+    row = {"name": name, "params": {"num_experts": experts}, "seed": seed, "state": "completed"}
+    return {**row, "best_eval_loss": 5.0 + 0.01 * seed, "reported_loss": 5.1, **more}
+
+
+def test_runs_of_one_setting_are_one_point(tmp_path: Path) -> None:
+    for experts in (2, 4):
+        for seed in (1, 2):
+            write_run(tmp_path / f"{experts}-{seed}", num_experts=experts, seed=seed, loss=5.0 + seed)
+    group = group_of(tmp_path)
+    assert group.fields == ("num_experts",)
+    assert [(point.settings, [run.seed for run in point.runs]) for point in group.points] == [
+        ({"num_experts": 2}, [1, 2]),
+        ({"num_experts": 4}, [1, 2]),
+    ]
+    found = group.points[0].estimate("reported_loss")
+    assert found is not None
+    assert (found.mean, found.seeds) == (6.5, 2)
+
+
+def test_runs_of_several_texts_are_refused_or_grouped(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", num_eval_samples=10)
+    write_run(tmp_path / "other", num_eval_samples=20)
+    with pytest.raises(
+        BadInput, match=r"runs of 2 protocols, whose losses do not compare .*10 evaluation samples; .*20"
+    ):
+        read_sources([tmp_path])
+    groups, _ = read_sources([tmp_path], grouped=True)
+    assert [group.protocol.num_eval_samples for group in groups] == [10, 20]
+    assert [[run.name for run in group.runs] for group in groups] == [["one"], ["other"]]
+
+
+def test_a_study_whose_folders_are_elsewhere_still_has_its_numbers(tmp_path: Path) -> None:
+    bad = {"state": "failed", "error_class": "bad_config", "error_message": "no such thing", "reported_loss": None}
+    study = write_study(tmp_path / "study", [trial(2, 1), trial(4, 1), trial(-3, 1, **bad)])
+    (group,), notes = read_sources([study])
+    assert notes == []
+    assert [run.folder for run in group.runs] == [None] * 3
+    failed = group.points[2].failed[0]
+    assert (failed.config, failed.error_message, failed.settings["num_experts"]) == (None, "no such thing", -3)
+    assert group.loss_name == "reported_loss"
+
+
+def test_the_loss_is_one_that_every_completed_run_has(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", [trial(2, 1), trial(4, 1, reported_loss=None)])
+    (group,), _ = read_sources([study])
+    assert group.loss_name == "best_eval_loss"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "5"])
+def test_what_is_no_finite_number_is_none(tmp_path: Path, value: object) -> None:
+    write_run(tmp_path / "a", summary={"perplexity": value})
+    assert group_of(tmp_path).runs[0].number("perplexity") is None
+
+
+def test_two_runs_of_a_point_and_seed_are_named_and_the_first_counts(tmp_path: Path) -> None:
+    for name, loss in (("a", 5.0), ("b", 6.0)):
+        write_run(tmp_path / name, loss=loss)
+    group = group_of(tmp_path)
+    assert [[run.name for run in same] for same in group.duplicates] == [["a", "b"]]
+    assert group.points[0].by_seed("reported_loss") == {42: 5.0}
+
+
+def test_nothing_completed_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", summary={"status": "interrupted"})
+    with pytest.raises(NothingCompleted, match="holds no completed run"):
+        read_sources([tmp_path])
+
+
+def test_a_folder_without_records_is_said(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(BadInput, match=r"holds neither a study nor a run|is no folder"):
+            read_sources([path])
+
+
+def test_missing_metrics_are_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"metrics\.jsonl: is missing"):
+        _ = group_of(tmp_path).runs[0].metrics

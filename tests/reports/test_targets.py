@@ -1,0 +1,101 @@
+"""Targets: met, not met or cannot be told, by where the interval lies; files of targets and what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from gnn_moe.errors import BadInput
+from gnn_moe.reports.measures import MEASURES, Measured, measure_number
+from gnn_moe.reports.targets import Target, outcome_of, parse_targets, read_targets, seed_targets, targets_section
+from gnn_moe.studies.statistics import Interval, t_interval
+from tests.reports.made_runs import group_of, tables, write_run
+
+
+def target(**changes: object) -> Target:
+    return Target(**{"name": "t", "measure": "loss", "side": "below", "value": 4.5, **changes})  # type: ignore[arg-type]
+
+
+def measured(low: float, high: float) -> Measured:
+    return Measured(said="", value=(low + high) / 2, interval=Interval(low=low, high=high, level=0.95), seeds=5)
+
+
+def test_the_interval_decides() -> None:
+    assert outcome_of(target(), measured(4.3, 4.4)) == "met"
+    assert outcome_of(target(), measured(4.6, 4.7)) == "not met"
+    assert outcome_of(target(), measured(4.4, 4.6)) == "cannot be told"
+    assert outcome_of(target(), Measured(said="one seed", value=4.0, seeds=1)) == "cannot be told"
+    assert outcome_of(target(side="at_most"), measured(4.4, 4.5)) == "met"
+    assert outcome_of(target(side="above"), measured(4.5, 4.6)) == "cannot be told"
+    assert outcome_of(target(side="at_least"), measured(4.5, 4.6)) == "met"
+
+
+def test_the_seeds_targets_are_all_measured() -> None:
+    assert {each.measure for each in seed_targets()} <= set(MEASURES)
+    assert len(seed_targets()) == 6
+
+
+BAD = {
+    "": "has no targets",
+    "[[target]": "is no TOML",
+    "target = 3": "has no targets",
+    '[[target]]\nname = "a"\nmeasure = "loss"': "give one of at_most, at_least, below, above, not 0",
+    '[[target]]\nname = "a"\nmeasure = "loss"\nbelow = 1\nabove = 2': "not 2",
+    '[[target]]\nname = "a"\nmeasure = "loss"\nbelow = "x"': "below 'x' must be a number",
+    '[[target]]\nname = "a"\nmeasure = "loss"\nbelow = nan': "must be a number",
+    '[[target]]\nmeasure = "loss"\nbelow = 1': "name None must be a text",
+    '[[target]]\nname = "a"\nmeasure = "loss"\nbelo = 1': "did you mean below",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD.items())
+def test_bad_files_are_said(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        parse_targets(text, "file.toml")
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"gone\.toml: cannot be read"):
+        read_targets(tmp_path / "gone.toml")
+
+
+def write_pair(folder: Path) -> None:
+    for seed in (1, 2, 3):
+        gap = 0.1 + 0.01 * seed
+        write_run(folder / f"gnn{seed}", coupler_type="GNN", seed=seed, loss=5.0 + seed, minutes=2.0)
+        write_run(
+            folder / f"hgnn{seed}", coupler_type="HGNN", seed=seed, loss=5.0 + seed - gap, minutes=3.0 + 0.1 * seed
+        )
+
+
+def test_differences_and_ratios_are_paired_by_seed(tmp_path: Path) -> None:
+    """Losses of seeds lie 1 apart, differences within a seed 0.01: unpaired, nothing could be told."""
+    write_pair(tmp_path)
+    group = group_of(tmp_path)
+    found = MEASURES["loss_difference"](group, "loss_difference", "HGNN", "GNN")
+    expected = t_interval([-0.11, -0.12, -0.13])
+    assert found.value == pytest.approx(-0.12)
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
+    ratio = MEASURES["minutes_ratio"](group, "minutes_ratio", "HGNN", "GNN")
+    assert ratio.value == pytest.approx(math.exp(sum(math.log((3 + 0.1 * s) / 2) for s in (1, 2, 3)) / 3))
+    rows = tables(targets_section(group, seed_targets()))["Targets and success metrics"]
+    assert [row[5] for row in rows[:3]] == ["met", "cannot be told", "met"]
+    assert all(row[5] == "cannot be told" and row[6] for row in rows[3:])
+
+
+def test_any_number_of_a_record_can_be_a_target(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    found = measure_number(group_of(tmp_path), "train_minutes", "HGNN", None)
+    assert found.value == pytest.approx(3.2)
+    assert found.seeds == 3
+    assert "no run has a finite nonsense" in measure_number(group_of(tmp_path), "nonsense", None, None).said
+
+
+def test_without_the_coupler_or_its_counterpart_nothing_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "only", coupler_type="HGNN")
+    group = group_of(tmp_path)
+    assert "no completed run of GNN" in MEASURES["loss"](group, "loss", "GNN", None).said
+    assert "no GNN with the settings of" in MEASURES["loss_difference"](group, "", "HGNN", "GNN").said
