@@ -19,7 +19,8 @@ TURNS_TEXT = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 def clean(text: str) -> str:
     """One line that can be written and read: white space as spaces, what is no character as �."""
-    return "".join(" " if character.isspace() else _readable(character) for character in text)
+    one_line = text.replace("\r\n", " ")
+    return "".join(" " if character.isspace() else _readable(character) for character in one_line)
 
 
 def clean_lines(text: str) -> str:
@@ -41,7 +42,7 @@ def link(href: str, folder: Path) -> str:
     if href.startswith("#"):
         return "#" + quote(href[1:])
     relative = os.path.relpath(href, folder)
-    return quote(Path(relative).as_posix().encode("utf-8", "surrogateescape"), safe="/")
+    return quote(Path(relative).as_posix().encode("utf-8", "surrogateescape"), safe="/=,")
 
 
 def walk(sections: Sequence[Section], depth: int = 2) -> Iterator[tuple[int, Section]]:
