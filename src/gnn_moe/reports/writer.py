@@ -1,0 +1,63 @@
+"""A document → its folder: report.md, report.html and figures/.
+
+Each file is written under another name and takes its place at once, figures first, so that who reads while a report is
+rewritten sees whole files whose figures are there.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from gnn_moe.figures.style import PNG_DPI
+from gnn_moe.reports.document import Document
+from gnn_moe.reports.html import to_html
+from gnn_moe.reports.markdown import to_markdown
+from gnn_moe.reports.outline import figures
+
+MARKDOWN_FILE, HTML_FILE, FIGURES_FOLDER = "report.md", "report.html", "figures"
+
+# Neither a date nor random names in pictures: a report of the same runs is the same bytes.
+SVG: dict[str, Any] = {"format": "svg", "metadata": {"Date": None, "Creator": None}}
+PNG: dict[str, Any] = {"format": "png", "dpi": PNG_DPI, "metadata": {"Software": None}}
+
+
+def write_report(document: Document, folder: Path) -> None:
+    """Writes the whole report, making the folder where it is missing.
+
+    Raises:
+        OSError: the folder cannot be written; the files that stand are whole, of this report or of the one before.
+    """
+    pictures = {}
+    for figure in figures(document):
+        svg, png = drawn(figure.draw())
+        pictures[figure.name] = svg
+        _replace(folder / FIGURES_FOLDER / f"{figure.name}.svg", svg)
+        _replace(folder / FIGURES_FOLDER / f"{figure.name}.png", png)
+    _replace(folder / MARKDOWN_FILE, to_markdown(document, folder=folder).encode())
+    _replace(folder / HTML_FILE, to_html(document, folder=folder, pictures=pictures).encode())
+
+
+def drawn(figure: MatplotlibFigure) -> tuple[bytes, bytes]:
+    """A static figure as SVG and as PNG; the figure is emptied, for its data may be large."""
+    svg, png = BytesIO(), BytesIO()
+    with rc_context({"svg.hashsalt": "gnn-moe", "svg.fonttype": "path"}):
+        figure.savefig(svg, **SVG)
+        figure.savefig(png, **PNG)
+    figure.clear()
+    return svg.getvalue(), png.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.writing")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

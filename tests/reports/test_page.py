@@ -1,0 +1,153 @@
+"""The page of a report in a real browser: console, network, tables, charts, widths, schemes, accessibility."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+from axe_core_python.selenium import Axe
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from gnn_moe.reports.writer import write_report
+from tests.reports.browser import SCHEMES, WIDTHS, chromium, complaints, evaluated, requests, scheme_is, show, wait_for
+from tests.reports.samples import NASTY, sample
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_report(sample(), folder)
+    return folder / "report.html"
+
+
+def header(browser: Chrome, title: str) -> tuple[WebElement, WebElement]:
+    """A column's header and its button."""
+    button = browser.find_element(By.XPATH, f"//thead//button[normalize-space()='{title}']")
+    return button.find_element(By.XPATH, ".."), button
+
+
+def first_column(header: WebElement) -> list[str]:
+    return [cell.text for cell in header.find_elements(By.XPATH, "ancestor::table/tbody/tr/*[1]")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), list(product(WIDTHS, SCHEMES)))
+def test_the_page_opens_without_complaint_and_fits(browser: Chrome, page: Path, width: int, scheme: str) -> None:
+    show(browser, page, width=width, scheme=scheme)
+    found = Axe().run(browser)
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]] == []
+    assert evaluated(browser, "document.documentElement.scrollWidth") <= width
+    # Nothing that is read lies outside the window, but what scrolls within its own frame.
+    outside = f"""[...document.querySelectorAll('main *')].filter((each) => !each.closest('.scroll, pre, svg')
+        && each.getBoundingClientRect().right > {width}).map((each) => each.outerHTML.slice(0, 80))"""
+    assert evaluated(browser, outside) == []
+    assert requests(browser) == [page.as_uri()]
+    assert complaints(browser) == []
+
+
+def test_tables_sort_by_click_and_what_has_no_number_stands_last(browser: Chrome, page: Path) -> None:
+    show(browser, page)
+    column, button = header(browser, "eval loss")
+    assert column.get_attribute("aria-sort") == "none"
+    for direction, order in (
+        ("ascending", ["4", "2", "16", "8", "32"]),
+        ("descending", ["16", "2", "4", "8", "32"]),
+        ("none", ["2", "4", "8", "16", "32"]),
+    ):
+        button.click()
+        assert column.get_attribute("aria-sort") == direction
+        assert first_column(column) == order
+
+
+def test_tables_sort_by_keyboard_and_words_as_words(browser: Chrome, page: Path) -> None:
+    show(browser, page)
+    _column, before = header(browser, "eval loss")
+    browser.execute_script("arguments[0].focus()", before)
+    before.send_keys(Keys.TAB)
+    column, button = header(browser, "remark")
+    assert browser.switch_to.active_element == button
+    button.send_keys(Keys.ENTER)
+    assert first_column(column) == ["2", "8", "32", "4", "16"]
+    button.send_keys(Keys.SPACE)
+    assert first_column(column) == ["32", "8", "2", "4", "16"]
+    assert column.get_attribute("aria-sort") == "descending"
+
+
+def test_the_skip_link_comes_first_and_leads_to_the_content(browser: Chrome, page: Path) -> None:
+    show(browser, page)
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    link = browser.switch_to.active_element
+    assert link.text == "Skip to the content"
+    link.send_keys(Keys.ENTER)
+    assert evaluated(browser, "document.activeElement.id") == "content"
+
+
+def test_charts_take_the_place_of_pictures_and_show_names_as_text(browser: Chrome, page: Path) -> None:
+    show(browser, page)
+    figure = browser.find_element(By.ID, "figure-loss-curves")
+    assert not figure.find_element(By.CSS_SELECTOR, ".static").is_displayed()
+    legend = [each.text for each in figure.find_elements(By.CSS_SELECTOR, ".legendtext")]
+    assert legend == ["95 % interval", "GNN", "HGNN all_pairs", "attention", NASTY[0]]
+    assert browser.find_element(By.CSS_SELECTOR, "#figure-adjacency img").is_displayed()
+
+
+def test_axes_become_logarithmic_and_traces_switch_off_and_stay_so_in_the_other_scheme(
+    browser: Chrome, page: Path
+) -> None:
+    show(browser, page)
+    chart = "document.querySelector('#figure-loss-curves .chart')"
+    figure = browser.find_element(By.ID, "figure-loss-curves")
+    labels = figure.find_elements(By.TAG_NAME, "label")
+    assert [label.text for label in labels] == ["Logarithmic x axis", "Logarithmic y axis"]
+    labels[1].click()
+    wait_for(browser, f"{chart}._fullLayout.yaxis.type === 'log'")
+    figure.find_elements(By.CSS_SELECTOR, ".legendtoggle")[1].click()
+    wait_for(browser, f"{chart}._fullData[1].visible === 'legendonly'")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [scheme_is("dark")]})
+    wait_for(browser, f"{chart}._fullData[4].marker.color === '#EDEDED'")
+    assert evaluated(browser, f"{chart}._fullData[0].fillcolor") == "rgba(77,163,224,0.2)"
+    assert evaluated(browser, f"{chart}._fullLayout.yaxis.type") == "log"
+    assert evaluated(browser, f"{chart}._fullData[1].visible") == "legendonly"
+    assert complaints(browser) == []
+
+
+def test_pointing_at_a_line_shows_its_values(browser: Chrome, page: Path) -> None:
+    show(browser, page)
+    browser.execute_script(
+        "Plotly.Fx.hover(document.querySelector('#figure-loss-curves .chart'), [{curveNumber: 1, pointNumber: 9}])"
+    )
+    shown = browser.find_element(By.CSS_SELECTOR, "#figure-loss-curves .hoverlayer")
+    assert "500" in shown.text
+    assert "GNN" in shown.text
+
+
+def test_without_javascript_the_page_is_whole(browser: Chrome, page: Path) -> None:
+    show(browser, page, scripts=False)
+    images = browser.find_elements(By.TAG_NAME, "img")
+    assert len(images) == 2
+    assert all(image.is_displayed() for image in images)
+    wait_for(browser, "[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
+    assert browser.find_elements(By.TAG_NAME, "button") == []
+    assert not browser.find_element(By.CSS_SELECTOR, ".chart").is_displayed()
+    assert not browser.find_element(By.CSS_SELECTOR, ".controls").is_displayed()
+
+
+def test_paper_gets_the_pictures_in_light_colours(browser: Chrome, page: Path) -> None:
+    show(browser, page, scheme="dark")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [scheme_is("dark")]})
+    figure = browser.find_element(By.ID, "figure-loss-curves")
+    assert figure.find_element(By.TAG_NAME, "img").is_displayed()
+    assert not figure.find_element(By.CSS_SELECTOR, ".chart").is_displayed()
+    assert evaluated(browser, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
