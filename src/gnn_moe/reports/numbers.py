@@ -96,11 +96,11 @@ def gibibytes(value: float | None) -> str:
 
 
 def setting(value: Value) -> str:
-    """The value of a field as a user would type it: `0.0005`, `1e-05`, `true`, `all_pairs`."""
+    """The value of a field as a user would type it, in full: `0.0005`, `1e-05`, `true`, `all_pairs`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return short if float(short := f"{value:g}") == value else repr(value)
     return str(value)
 
 
