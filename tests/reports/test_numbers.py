@@ -72,14 +72,14 @@ def test_perplexity_is_e_to_the_loss() -> None:
     assert numbers.perplexity(1e4) == "too large"
 
 
-def test_settings_are_written_as_they_are_typed() -> None:
+def test_settings_are_written_in_full() -> None:
     assert [numbers.setting(value) for value in (0.0005, 1e-5, True, "all_pairs", 4, None)] == [
         "0.0005",
         "1e-05",
         "true",
         "all_pairs",
         "4",
-        "None",
+        "none",
     ]
     assert [numbers.numeric(value) for value in (4, 0.5, True, "4", None)] == [4.0, 0.5, None, None, None]
 

@@ -96,7 +96,9 @@ def gibibytes(value: float | None) -> str:
 
 
 def setting(value: Value) -> str:
-    """The value of a field as a user would type it, in full: `0.0005`, `1e-05`, `true`, `all_pairs`."""
+    """The value of a field in full: `0.0005`, `1e-05`, `true`, `all_pairs`; `none` where it has none."""
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
