@@ -66,6 +66,12 @@ def test_what_is_shown_to_be_worse_is_named_beside_a_tie() -> None:
     assert "shown to be worse: 8, +0.2" in sentence
 
 
+def test_of_many_values_the_nearest_are_named_and_the_rest_counted() -> None:
+    means = {value: 4.5 if value < 2 else 4.6 + value / 10 for value in range(8)}
+    sentence = said(seeds(means), "best value").sentence
+    assert re.search(r"shown to be worse: 2, .*, 3, .*, 4, .*, 5, .* and 2 more\.$", sentence)
+
+
 def test_one_seed_says_what_the_numbers_are_and_that_they_are_no_evidence() -> None:
     assert said(TABLES["one seed"], "best value").sentence == (
         "Lowest at num_experts 2: 4.5267, 0.0069 below 4 (4.5336); one seed each, so no evidence that they differ."

@@ -35,6 +35,9 @@ from gnn_moe.studies.verdicts import Comparison
 FAR = 5
 """Times the range of all other losses beyond which an end of the range is called too low or too high."""
 
+MOST_NAMED = 4
+"""Values that a sentence names before it counts the rest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Insight:
@@ -80,7 +83,7 @@ def best_value(table: Swept) -> Insight | None:
         rest = f"every other value is worse, the nearest, {nearest.label}, by {in_figures(found)}"
         return Insight(rule="best value", sentence=f"{name} is best: {figures}; {rest}.", evidence=evidence)
     parts = [
-        f"{word} {numbers.listed([_against(label, found) for label, found in some.items()])}"
+        f"{word} {_nearest_first(some)}"
         for word, some in (
             ("it is not told apart from", _of_verdict(ranking.against_lowest, worse=False)),
             ("shown to be worse:", _of_verdict(ranking.against_lowest, worse=True)),
@@ -230,8 +233,11 @@ def in_figures(found: Comparison) -> str:
     return f"{size} ({numbers.level(decided)} interval {ends}, {seeds})"
 
 
-def _against(label: str, found: Comparison) -> str:
-    return f"{label}, {in_figures(found)}"
+def _nearest_first(found: Mapping[str, Comparison]) -> str:
+    """Differences from the lowest, the smallest first; of many the first, since the table has them all."""
+    order = sorted(found.items(), key=lambda item: item[1].mean_difference or 0)
+    shown = [f"{label}, {in_figures(each)}" for label, each in order[:MOST_NAMED]]
+    return numbers.listed(shown if len(order) <= MOST_NAMED else [*shown, f"{len(order) - MOST_NAMED} more"])
 
 
 def _of_verdict(found: Mapping[str, Comparison], *, worse: bool) -> dict[str, Comparison]:
