@@ -1,0 +1,125 @@
+"""What more cost buys: change of loss for each doubling of minutes or FLOPs, from a value to the next dearer one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gnn_moe.reports import numbers
+from gnn_moe.reports.swept import FLOPS, MINUTES, SAME_COST, Entry, Swept, compared, cost_of
+from gnn_moe.studies.verdicts import Arm, Comparison, compare_pairs
+
+LEAST_RATIO = 1.05
+"""Of two costs, below which a step is no step in cost: a change for each doubling would be mostly noise."""
+
+Trend = Literal["none", "diminishing", "growing", "ends", "mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """From one value to the next dearer one."""
+
+    cheaper: Entry
+    dearer: Entry
+    doublings: float
+    """log2 of the ratio of their costs."""
+
+    @property
+    def rate(self) -> float:
+        """Change of the mean loss for each doubling of the cost; negative where cost helps."""
+        return (self.dearer.loss - self.cheaper.loss) / self.doublings
+
+    def by_seed(self) -> dict[int, float]:
+        """The rate of each seed that both have."""
+        ours, theirs = self.dearer.losses, self.cheaper.losses
+        return {seed: (ours[seed] - theirs[seed]) / self.doublings for seed in ours if seed in theirs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returns:
+    """The steps of a table, from the cheapest value to the dearest."""
+
+    cost: str
+    """`MINUTES`, or `FLOPS` where minutes are not known."""
+    steps: tuple[Step, ...]
+    """Two or more."""
+    change: Comparison | None
+    """Rate of the last step against that of the first, paired by seed; None without a seed in common."""
+
+    @property
+    def best(self) -> Entry:
+        """The value of the lowest mean loss."""
+        return min((self.steps[0].cheaper, *(step.dearer for step in self.steps)), key=lambda entry: entry.loss)
+
+    @property
+    def trend(self) -> Trend:
+        """none: no step lowers the loss; ends: some do, and then none; mixed: neither that nor in order."""
+        rates = [step.rate for step in self.steps]
+        if all(rate >= 0 for rate in rates):
+            return "none"
+        if all(rate < 0 for rate in rates):
+            pairs = list(itertools.pairwise(rates))
+            if all(later > earlier for earlier, later in pairs):
+                return "diminishing"
+            return "growing" if all(later < earlier for earlier, later in pairs) else "mixed"
+        falling = [rate < 0 for rate in rates]
+        return "ends" if falling == sorted(falling, reverse=True) else "mixed"
+
+    def written(self, entry: Entry) -> str:
+        """The cost of an entry."""
+        cost = cost_of(entry, self.cost)
+        return numbers.minutes(cost) if self.cost == MINUTES else numbers.scientific(cost)
+
+
+def returns_of(table: Swept) -> Returns | None:
+    """The returns of a table; None where costs are not known or the same, or there are fewer than two steps in cost."""
+    entries = table.with_loss
+    flops = [found for entry in entries if (found := cost_of(entry, FLOPS)) is not None]
+    if len(flops) == len(entries) and flops and max(flops) <= SAME_COST * min(flops):
+        return None  # the field does not change what training computes: its minutes differ by chance
+    for cost in (MINUTES, FLOPS):
+        costs = [found for entry in entries if (found := cost_of(entry, cost)) is not None]
+        if len(costs) == len(entries):
+            steps = _steps(entries, costs)
+            return Returns(cost=cost, steps=steps, change=_change(steps)) if len(steps) > 1 else None
+    return None
+
+
+def steps_compared(entries: Sequence[Entry]) -> tuple[Comparison, ...]:
+    """Every value against the one before it, paired by seed; Holm over all steps."""
+    pairs = [
+        (_arm(f"{number} before", earlier.losses), _arm(f"{number} after", later.losses))
+        for number, (earlier, later) in enumerate(itertools.pairwise(entries))
+    ]
+    return compare_pairs(pairs, configurations_tried=2 * len(pairs), generator=np.random.default_rng(0))
+
+
+def _steps(entries: Sequence[Entry], costs: Sequence[float]) -> tuple[Step, ...]:
+    """The steps between neighbours in cost; () where two of them cost about the same, since neither comes first."""
+    order = sorted(range(len(entries)), key=lambda place: costs[place])
+    found = []
+    for place, following in itertools.pairwise(order):
+        ratio = costs[following] / costs[place]
+        if ratio < LEAST_RATIO:
+            return ()
+        found.append(Step(cheaper=entries[place], dearer=entries[following], doublings=math.log2(ratio)))
+    return tuple(found)
+
+
+def _change(steps: Sequence[Step]) -> Comparison | None:
+    if len(steps) < 2:
+        return None
+    first, last = steps[0].by_seed(), steps[-1].by_seed()
+    if not first.keys() & last.keys():
+        return None
+    return compared(_arm("first step", first), [_arm("last step", last)])[0]
+
+
+def _arm(name: str, losses: object) -> Arm:
+    assert isinstance(losses, dict)
+    return Arm(name=name, seeds=tuple(losses), losses=tuple(losses.values()))
