@@ -1,0 +1,234 @@
+"""Convergence and generalisation: evaluation curves with bands over seeds, and the seed's criteria as measures.
+
+`run_curves.py` has the numbers; here they become figures, tables and words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from gnn_moe.figures.style import EMPTY, new_figure, style_axes
+from gnn_moe.reports.document import Block, Cell, Code, Column, Figure, Paragraph, Section, Table
+from gnn_moe.reports.marks import (
+    MOST_MARKED,
+    Mark,
+    chart_label,
+    chart_layout,
+    command_path,
+    finite_or_none,
+    mark_of,
+    number_cell,
+    seed_links,
+    static_label,
+    trace_of,
+)
+from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, read_curves
+from gnn_moe.reports.sources import Group
+
+_LOSS_TITLE = "evaluation loss, nats a token"
+_X_TITLES = {"steps": "steps", "minutes": "minutes of training and evaluation"}
+_DESCENT_COLUMNS = (
+    Column(title="point", numeric=False),
+    Column(title="epochs", explains="with an evaluation of every seed"),
+    Column(title="falls", explains="epochs whose mean evaluation loss over seeds is below that of the epoch before"),
+    Column(title="first epoch", explains="mean evaluation loss at its last evaluation, nats a token"),
+    Column(title="last epoch", explains="the same"),
+    Column(title="stable loss reduction", numeric=False),
+    Column(title="seeds", numeric=False),
+)
+_GAP_COLUMNS = (
+    Column(title="point", numeric=False),
+    Column(title="training loss", explains="with dropout, over the steps since the evaluation before, nats a token"),
+    Column(title="evaluation loss", explains="without dropout, at the last evaluation, nats a token"),
+    Column(title="difference", explains="evaluation minus training, mean over seeds; not measured alike"),
+    Column(title="95 % interval", numeric=False, explains="t interval over seeds"),
+    Column(title="generalisation", numeric=False),
+    Column(title="seeds", numeric=False),
+)
+
+
+def convergence_section(group: Group) -> Section:
+    """Curves, and both criteria with what keeps them from being told."""
+    found, notes = read_curves(group)
+    said: list[Block] = [Paragraph(note, "note") for note in dict.fromkeys(notes)]
+    if not found:
+        nothing = Paragraph("No completed run has a curve here: convergence cannot be told.", "warning")
+        return Section(title="Convergence and generalisation", anchor="convergence", blocks=(*said, nothing))
+    figures = [_figure(name, found) for name in _X_TITLES if any(_places(each, name) for each in found)]
+    return Section(
+        title="Convergence and generalisation",
+        anchor="convergence",
+        blocks=(*said, *figures, _descent_table(found), *_gap_blocks(found)),
+    )
+
+
+def _places(each: PointCurve, name: str) -> list[tuple[float, int]]:
+    """(x, step) of the common evaluations."""
+    if name == "steps":
+        return [(float(step), step) for step in each.steps]
+    return [(minutes, step) for step in each.steps if (minutes := each.minutes(step)) is not None]
+
+
+def _has_seeds(found: Sequence[PointCurve]) -> bool:
+    return any(len(each.curves) > 1 for each in found)
+
+
+def _figure(name: str, found: Sequence[PointCurve]) -> Figure:
+    ends = "; ".join(f"{each.point.label} {each.mean(each.steps[-1]):.4f}" for each in found if each.steps)
+    bands = "Line: mean over seeds; band: their least to greatest" if _has_seeds(found) else "One seed a point"
+    mean = ", at the mean of their minutes" if name == "minutes" and _has_seeds(found) else ""
+    drawn = "" if len(found) <= MOST_MARKED else f" The {MOST_MARKED} with the lowest last loss are named."
+    return Figure(
+        name=f"curves-{name}",
+        caption=f"Evaluation loss over {_X_TITLES[name]}. {bands}{mean}.{drawn}",
+        description=f"Curves of {len(found)} points. Mean losses at their last evaluation: {ends}.",
+        draw=lambda: curves_figure(name, found),
+        chart=curves_chart(name, found),
+    )
+
+
+def curves_figure(name: str, found: Sequence[PointCurve]) -> MatplotlibFigure:
+    """A line a point with its band; beyond `MOST_MARKED` points, those that end higher are grey and unnamed."""
+    figure = new_figure(7.0, 4.4)
+    axes = figure.subplots()
+    style_axes(axes, "Evaluation loss", x_label=_X_TITLES[name], y_label=_LOSS_TITLE)
+    shown = [each for each in found if each.steps]
+    named = sorted(shown, key=lambda each: each.mean(each.steps[-1]))[:MOST_MARKED]
+    kept = {id(each.point) for each in named}
+    place = 0
+    for each in shown:
+        if id(each.point) in kept:
+            _draw_curve(axes, each, _places(each, name), mark_of(place))
+            place += 1
+        else:
+            pairs = _places(each, name)
+            axes.plot([x for x, _ in pairs], [each.mean(step) for _, step in pairs], color=EMPTY, zorder=1)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False)
+    return figure
+
+
+def _draw_curve(axes: Axes, each: PointCurve, pairs: Sequence[tuple[float, int]], mark: Mark) -> None:
+    x = [place for place, _ in pairs]
+    losses = [[evaluated.loss for evaluated in each.at(step)] for _, step in pairs]
+    if len(each.curves) > 1:
+        axes.fill_between(x, list(map(min, losses)), list(map(max, losses)), color=mark.color, alpha=0.15, linewidth=0)
+    axes.plot(
+        x,
+        [each.mean(step) for _, step in pairs],
+        color=mark.color,
+        linestyle=mark.line,
+        marker=mark.marker,
+        markersize=4,
+        markevery=max(1, len(x) // 10),
+        linewidth=1.4,
+        label=static_label(each.point.label),
+        zorder=3,
+    )
+
+
+def curves_chart(name: str, found: Sequence[PointCurve]) -> dict[str, Any]:
+    """The interactive one: a mean, a band and (hidden until asked for) the seeds of each point, switched together."""
+    traces: list[Any] = []
+    for number, each in enumerate(found):
+        mark, label, pairs = mark_of(number), each.point.label, _places(each, name)
+        x = [place for place, _ in pairs]
+        losses = [[evaluated.loss for evaluated in each.at(step)] for _, step in pairs]
+        if len(each.curves) > 1:
+            band = {"x": x + x[::-1], "y": [*map(max, losses), *map(min, losses[::-1])], "fill": "toself"}
+            looks = {"mode": "none", "opacity": 0.15, "hoverinfo": "skip", "showlegend": False}
+            traces.append(trace_of(mark, f"{label}, band", label, fillcolor=mark.color, **band, **looks))
+        hover = f"{chart_label(label)}<br>{'step' if name == 'steps' else 'minutes'} %{{x:.4g}}<br>loss %{{y:.4f}}"
+        means = {"x": x, "y": [each.mean(step) for _, step in pairs], "mode": "lines+markers"}
+        traces.append(trace_of(mark, label, label, hovertemplate=f"{hover}<extra></extra>", **means))
+        for curve in each.curves if len(each.curves) > 1 else ():
+            own = [entry.step if name == "steps" else entry.minutes for entry in curve.evaluations]
+            traces.append(
+                trace_of(
+                    mark,
+                    f"{label}, seed {curve.run.seed}",
+                    label,
+                    x=finite_or_none(own),
+                    y=[entry.loss for entry in curve.evaluations],
+                    mode="lines",
+                    visible="legendonly",
+                    opacity=0.6,
+                    hovertemplate=f"seed {curve.run.seed}<br>%{{x:.4g}}<br>loss %{{y:.4f}}<extra></extra>",
+                )
+            )
+    return {"data": traces, "layout": chart_layout(_X_TITLES[name], _LOSS_TITLE, logarithmic=False)}
+
+
+def _descent_table(found: Sequence[PointCurve]) -> Table:
+    return Table(
+        caption="Stable loss reduction",
+        columns=_DESCENT_COLUMNS,
+        rows=tuple(map(_descent_row, found)),
+        notes=(
+            f"Stable: the mean loss over seeds fell in every epoch after the first, of {LEAST_EPOCHS} epochs or more.",
+            "An epoch is judged by its last evaluation that every seed has.",
+        ),
+    )
+
+
+def _descent_row(each: PointCurve) -> tuple[Cell, ...]:
+    losses = each.by_epoch
+    fell = descent(losses)
+    runs = [curve.run for curve in each.curves]
+    return (
+        Cell(each.point.label, each.point.label),
+        number_cell(fell.epochs, "d", runs),
+        number_cell(fell.falls, "d", runs),
+        number_cell(losses[0] if losses else None, ".4f", runs),
+        number_cell(losses[-1] if losses else None, ".4f", runs),
+        Cell(fell.in_words(), fell.share),
+        Cell(seed_links(runs), len(runs)),
+    )
+
+
+def _gap_blocks(found: Sequence[PointCurve]) -> list[Block]:
+    commands = "\n".join(
+        f"gnn-moe evaluate {command_path(curve.run.folder)} --checkpoint selected --split train"
+        for each in found
+        for curve in each.curves[:1]
+        if curve.run.folder is not None
+    )
+    why = (
+        "Whether the models generalise cannot be told from these records: the training losses below are with dropout, "
+        "each before its own update, and the evaluation losses without, so they are not measured alike. Where a run "
+        "still has its checkpoints, this measures the training loss as the evaluation loss is measured; the gap is "
+        "the run's evaluation loss minus that:"
+    )
+    table = Table(caption="Training and evaluation, not measured alike", columns=_GAP_COLUMNS, rows=_gap_rows(found))
+    return [Paragraph(why, "warning"), Code(commands), table]
+
+
+def _gap_rows(found: Sequence[PointCurve]) -> tuple[tuple[Cell, ...], ...]:
+    rows = []
+    for each in found:
+        curves = [curve for curve in each.curves if curve.training_loss is not None]
+        runs = [curve.run for curve in curves]
+        training = [curve.training_loss for curve in curves if curve.training_loss is not None]
+        evaluation = [curve.evaluations[-1].loss for curve in curves]
+        gap = each.gap
+        interval = gap.interval if gap else None
+        absent = "no training loss recorded" if gap is None else gap.reason or ""
+        rows.append(
+            (
+                Cell(each.point.label, each.point.label),
+                number_cell(_mean(training), ".4f", runs),
+                number_cell(_mean(evaluation), ".4f", runs),
+                number_cell(gap.mean if gap else None, "+.4f", runs),
+                Cell(f"{interval.low:+.4f} to {interval.high:+.4f}" if interval else absent),
+                Cell("cannot be told: not measured alike"),
+                Cell(seed_links(runs), len(runs)),
+            )
+        )
+    return tuple(rows)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,177 @@
+"""What points cost and reach, as numbers: minutes, FLOPs and parameters beside losses, the Pareto front, scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gnn_moe.errors import BadInput
+from gnn_moe.reports.marks import counted_runs
+from gnn_moe.reports.sources import Group, Point, Run, sizes_of
+from gnn_moe.studies.statistics import MeanEstimate, ScalingFit, mean_estimate, scaling_fit
+
+SIZE_FIELDS = (
+    "num_experts",
+    "embed_dim",
+    "num_layers",
+    "gnn_layers",
+    "epochs",
+    "max_batches_per_epoch",
+    "max_steps",
+    "num_train_samples",
+    "batch_size",
+)
+"""Fields that make a model or its training larger; points that differ in these alone share a power law."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostKind:
+    """A cost to hold losses against."""
+
+    name: str
+    """Of its figure."""
+    title: str
+    """With its unit."""
+    shown: str
+    """Format of its numbers."""
+    of_run: Callable[[Run], float | None]
+    is_size: bool
+    """Whether a power law is fitted: not to minutes, which depend on the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointCost:
+    """A point with its loss and one cost, over the runs that have both."""
+
+    point: Point
+    runs: tuple[Run, ...]
+    """One a seed."""
+    costs: tuple[float, ...]
+    """Of the runs."""
+    losses: tuple[float, ...]
+    """Of the runs, nats a token."""
+
+    @property
+    def loss(self) -> MeanEstimate:
+        """Mean over the runs with its 95 % t interval."""
+        return mean_estimate(self.losses)
+
+    @property
+    def cost(self) -> float:
+        """Mean over the runs."""
+        return math.fsum(self.costs) / len(self.costs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Points that differ in sizes alone, and the power law through their means."""
+
+    label: str
+    """What they share, of the fields that vary."""
+    kind: CostKind
+    points: tuple[PointCost, ...]
+    fit: ScalingFit
+
+
+def minutes_of_run(run: Run) -> float | None:
+    """Minutes of training and evaluation; None where the record has not both."""
+    if (minutes := run.number("minutes")) is not None:
+        return minutes
+    training, evaluation = run.number("train_minutes"), run.number("eval_minutes")
+    return None if training is None or evaluation is None else training + evaluation
+
+
+def flops_of_run(run: Run) -> float | None:
+    """Training FLOPs: tokens times FLOPs a token, as recorded, else by the config."""
+    tokens, of_token = run.number("tokens"), run.number("training_flops_per_token")
+    return tokens * of_token if tokens is not None and of_token is not None else sizes_of(run).get("training_flops")
+
+
+def parameters_of_run(run: Run) -> float | None:
+    """Parameters, embeddings included, as recorded, else by the config."""
+    recorded = run.number("total_parameters")
+    return recorded if recorded is not None else sizes_of(run).get("total_parameters")
+
+
+MINUTES = CostKind(
+    name="minutes", title="minutes of training and evaluation", shown=".2f", of_run=minutes_of_run, is_size=False
+)
+FLOPS = CostKind(name="flops", title="training FLOPs", shown=".4g", of_run=flops_of_run, is_size=True)
+PARAMETERS = CostKind(name="parameters", title="parameters", shown=",.0f", of_run=parameters_of_run, is_size=True)
+COST_KINDS = (MINUTES, FLOPS, PARAMETERS)
+
+
+def point_costs(group: Group, kind: CostKind) -> tuple[list[PointCost], list[str]]:
+    """The points with a loss and a positive cost, and a line for each run or point that is left out."""
+    found, notes = [], []
+    for point in group.points:
+        counted = counted_runs(point, group.loss_name)
+        if not counted:
+            notes.append(f"{point.label}: no completed run with a finite {group.loss_name}, so it is not drawn")
+            continue
+        costs = {run.seed: cost for run in counted if (cost := kind.of_run(run)) is not None and cost > 0}
+        notes += [
+            f"{run.name}: its record has no {kind.title}, so it is left out of that figure"
+            for run in counted
+            if run.seed not in costs
+        ]
+        runs = tuple(run for run in counted if run.seed in costs)
+        if not runs:
+            continue
+        losses = tuple(loss for run in runs if (loss := run.number(group.loss_name)) is not None)
+        found.append(PointCost(point=point, runs=runs, costs=tuple(costs[run.seed] for run in runs), losses=losses))
+    return found, notes
+
+
+def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> tuple[int, ...]:
+    """The places of the points that no other beats: none costs as little with a lower loss, or less with as low a one.
+
+    Of points that are equal in both all are on the front. Example: costs 1, 2, 3 and losses 5, 4, 4 have front 0, 1.
+
+    Returns:
+        Places by cost, then loss, then order.
+
+    Raises:
+        BadInput: unequal lengths, or a value that is not finite.
+    """
+    if len(costs) != len(losses):
+        raise BadInput(f"{len(costs)} costs and {len(losses)} losses must be as many")
+    for name, values in (("cost", costs), ("loss", losses)):
+        for place, value in enumerate(values):
+            if not math.isfinite(value):
+                raise BadInput(f"{name} {value!r} of point {place} must be a finite number; leave the point out")
+    front: list[int] = []
+    for place in sorted(range(len(costs)), key=lambda each: (costs[each], losses[each])):
+        last = (costs[front[-1]], losses[front[-1]]) if front else None
+        if last is None or losses[place] < last[1] or (costs[place], losses[place]) == last:
+            front.append(place)
+    return tuple(front)
+
+
+def front_of(found: Sequence[PointCost]) -> tuple[PointCost, ...]:
+    """The Pareto front of points by their means, cheapest first."""
+    return tuple(found[place] for place in pareto_front([each.cost for each in found], [e.loss.mean for e in found]))
+
+
+def front_points(group: Group, kind: CostKind = MINUTES) -> tuple[Point, ...]:
+    """The points on the Pareto front of mean loss against one mean cost, cheapest first."""
+    return tuple(each.point for each in front_of(point_costs(group, kind)[0]))
+
+
+def scaling_families(group: Group, kind: CostKind) -> list[Family]:
+    """The power laws of loss over one size: one for each set of two or more points that differ in sizes alone."""
+    by_rest: dict[str, list[PointCost]] = {}
+    for each in point_costs(group, kind)[0]:
+        rest = {name: value for name, value in each.point.settings.items() if name not in SIZE_FIELDS}
+        by_rest.setdefault(", ".join(f"{name} {value}" for name, value in rest.items()), []).append(each)
+    return [
+        Family(
+            label=label or "all points",
+            kind=kind,
+            points=tuple(points),
+            fit=scaling_fit([each.cost for each in points], [each.loss.mean for each in points]),
+        )
+        for label, points in by_rest.items()
+        if len(points) > 1
+    ]

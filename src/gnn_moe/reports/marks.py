@@ -1,0 +1,131 @@
+"""What the figures of a report share: a mark a point that is told apart in grey, plain labels, links to runs.
+
+Colours are those of `figures/style.py`; line and marker change at other lengths, so that no two of the first 84 points
+look alike, and neighbours differ in all three.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gnn_moe.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILLION
+from gnn_moe.reports.document import Cell, Span, Text
+from gnn_moe.reports.sources import Point, Run
+
+MOST_MARKED = 10
+"""Points up to which each has a mark of its own; beyond, a legend cannot be read."""
+
+_COLORS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, SKY)
+_LINES = (("-", "solid"), ("--", "dash"), ("-.", "dashdot"), (":", "dot"))
+_MARKERS = (
+    ("o", "circle"),
+    ("s", "square"),
+    ("^", "triangle-up"),
+    ("D", "diamond"),
+    ("v", "triangle-down"),
+    ("P", "cross"),
+    ("X", "x"),
+)
+_LABEL_WIDTH = 44
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """How one point looks, in Matplotlib's words and in Plotly's."""
+
+    color: str
+    line: str
+    marker: str
+    dash: str
+    symbol: str
+
+
+def mark_of(index: int) -> Mark:
+    """The mark of the point at a place, from 0."""
+    line, dash = _LINES[index % len(_LINES)]
+    marker, symbol = _MARKERS[index % len(_MARKERS)]
+    return Mark(color=_COLORS[index % len(_COLORS)], line=line, marker=marker, dash=dash, symbol=symbol)
+
+
+def static_label(text: str) -> str:
+    """A name for Matplotlib: on several lines where it is long, and without formulas, which a `$` would begin."""
+    return "\n".join(textwrap.wrap(text, _LABEL_WIDTH) or [""]).replace("$", r"\$")
+
+
+def chart_label(text: str) -> str:
+    """A name for Plotly, which takes markup in names for markup."""
+    return html.escape(text, quote=False)
+
+
+def finite_or_none(values: Sequence[float | None]) -> list[float | None]:
+    """Numbers for a chart: JSON has no NaN."""
+    return [None if value is None or not math.isfinite(value) else float(value) for value in values]
+
+
+def chart_layout(x_title: str, y_title: str, *, logarithmic: bool) -> dict[str, Any]:
+    """A layout with both titles and two buttons, for a linear and a logarithmic x axis."""
+    kinds = ["log", "linear"] if logarithmic else ["linear", "log"]
+    buttons = [{"label": f"{kind} x", "method": "relayout", "args": [{"xaxis.type": kind}]} for kind in kinds]
+    return {
+        "xaxis": {"title": {"text": x_title}, "type": kinds[0], "automargin": True},
+        "yaxis": {"title": {"text": y_title}, "automargin": True},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "y": -0.25, "groupclick": "togglegroup"},
+        "updatemenus": [
+            {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.15, "buttons": buttons}
+        ],
+    }
+
+
+def counted_runs(point: Point, loss: str) -> tuple[Run, ...]:
+    """The completed runs that have a finite loss, the first of each seed: those that `Point.by_seed` counts."""
+    found: dict[int, Run] = {}
+    for run in point.completed:
+        if run.number(loss) is not None:
+            found.setdefault(run.seed, run)
+    return tuple(found.values())
+
+
+def seed_links(runs: Sequence[Run]) -> Text:
+    """The seeds of some runs, each a link to its run folder where that is here."""
+    links = [Span(str(run.seed), href=None if run.folder is None else str(run.folder)) for run in runs]
+    return [piece for link in links for piece in (" ", link)][1:] or "none"
+
+
+def number_cell(value: float | None, shown: str, runs: Sequence[Run] = ()) -> Cell:
+    """A number, as a link to its run folder where it is of one run; empty without one.
+
+    Args:
+        value: the number, which the cell is sorted by.
+        shown: a format, such as `.4f`.
+        runs: that it is of.
+    """
+    if value is None:
+        return Cell("")
+    text = format(value, shown)
+    folder = runs[0].folder if len(runs) == 1 else None
+    return Cell(Span(text, href=str(folder)) if folder is not None else text, value)
+
+
+def command_path(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def trace_of(mark: Mark, name: str, group: str, **more: Any) -> Mapping[str, Any]:
+    """A trace of a chart: its look, its name and the point whose traces the legend switches together."""
+    return {
+        "type": "scatter",
+        "name": chart_label(name),
+        "legendgroup": chart_label(group),
+        "line": {"color": mark.color, "dash": mark.dash},
+        "marker": {"color": mark.color, "symbol": mark.symbol, "size": 9},
+        **more,
+    }

@@ -1,0 +1,117 @@
+"""Convergence and generalisation on made curves with known answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gnn_moe.reports.convergence import convergence_section
+from gnn_moe.reports.run_curves import descent, read_curves
+from tests.reports.made_runs import eval_row, figures, group_of, hrefs, tables, train_row, words, write_run
+
+STABLE = "Stable loss reduction"
+GAP = "Training and evaluation, not measured alike"
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([], "cannot be told: 0 epochs"),
+        ([5.0], "cannot be told: 1 epoch"),
+        (range(19, 10, -1), "cannot be told: 9 epochs"),
+        (range(20, 10, -1), "stable: fell in 9 of 9 epochs after the first"),
+        ([20, *range(19, 11, -1), 12], "not stable: fell in 8 of 9 epochs after the first"),
+        ([1] * 10, "not stable: fell in 0 of 9 epochs after the first"),
+    ],
+)
+def test_ten_epochs_that_all_fall_are_stable(losses: list[float], said: str) -> None:
+    assert descent(list(losses)).in_words() == said
+
+
+def test_means_over_seeds_by_epoch_and_a_band(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        rows = [eval_row(10 * n, 20.0 - n + seed, epoch=n, minutes=n * seed) for n in range(1, 11)]
+        write_run(tmp_path / f"s{seed}", seed=seed, rows=rows)
+    group = group_of(tmp_path)
+    (found,), notes = read_curves(group)
+    assert notes == []
+    assert found.by_epoch == tuple(20.5 - n + 1 for n in range(1, 11))
+    assert found.minutes(20) == 3.0
+    section = convergence_section(group)
+    (row,) = tables(section)[STABLE]
+    assert row[1:6] == ["10", "9", "20.5000", "11.5000", "stable: fell in 9 of 9 epochs after the first"]
+    steps, minutes = figures(section)
+    assert (steps.name, minutes.name) == ("curves-steps", "curves-minutes")
+    assert "least to greatest" in steps.caption
+    assert len(steps.draw().get_axes()[0].collections) == 1
+    assert minutes.chart is not None
+    mean = next(trace for trace in minutes.chart["data"] if trace["mode"] == "lines+markers")
+    assert mean["x"] == [1.5 * n for n in range(1, 11)]
+    json.dumps(minutes.chart, allow_nan=False)
+
+
+def test_an_epoch_is_judged_by_its_last_common_evaluation(tmp_path: Path) -> None:
+    write_run(tmp_path / "s1", seed=1, rows=[eval_row(1, 5.0), eval_row(2, 4.0), eval_row(3, 9.0)])
+    write_run(tmp_path / "s2", seed=2, rows=[eval_row(1, 7.0), eval_row(2, 6.0)])
+    (found,), _ = read_curves(group_of(tmp_path))
+    assert found.steps == (1, 2)
+    assert found.by_epoch == (5.0,)
+
+
+def test_the_gap_is_shown_as_not_measured_alike_with_the_command(tmp_path: Path) -> None:
+    rows = [train_row(1, 9.0), eval_row(1, 8.0), train_row(2, 6.0), train_row(3, 7.0), eval_row(3, 6.25)]
+    folder = write_run(tmp_path / "a run", rows=rows)
+    section = convergence_section(group_of(tmp_path))
+    (row,) = tables(section)[GAP]
+    assert row[1:4] == ["6.5000", "6.2500", "-0.2500"]
+    assert row[5] == "cannot be told: not measured alike"
+    assert f"gnn-moe evaluate '{folder}' --checkpoint selected --split train" in words(section)
+    assert hrefs(section) == {str(folder)}
+
+
+def test_damaged_missing_and_unfinished_records_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", seed=1)
+    (write_run(tmp_path / "torn", seed=2) / "metrics.jsonl").write_text("{no\n{}\n", encoding="utf-8")
+    (write_run(tmp_path / "gone", seed=3) / "metrics.jsonl").unlink()
+    write_run(tmp_path / "going", seed=4, summary={"status": "running"})
+    write_run(tmp_path / "blank", seed=5, rows=[])
+    write_run(tmp_path / "odd", seed=6, rows=[{"kind": "eval", "loss": 5.0}])
+    write_run(tmp_path / "endless", seed=7, rows=[eval_row(10, 5.0), eval_row(20, None)])
+    section = convergence_section(group_of(tmp_path))
+    said = words(section)
+    for line in (
+        "torn: ",
+        "gone: ",
+        "metrics.jsonl: is missing",
+        "going: running",
+        "blank: metrics.jsonl has no evaluation",
+        "a row without a step",
+        "endless: 1 losses that are not finite are left out",
+    ):
+        assert line in said
+    assert tables(section)[STABLE][0][-1] == "1 7"
+    assert figures(section)[0].draw().get_axes()
+
+
+def test_without_any_curve_it_says_so(tmp_path: Path) -> None:
+    (write_run(tmp_path / "gone") / "metrics.jsonl").unlink()
+    section = convergence_section(group_of(tmp_path))
+    assert "convergence cannot be told" in words(section)
+    assert figures(section) == []
+
+
+def test_seeds_without_a_common_step_have_no_mean(tmp_path: Path) -> None:
+    write_run(tmp_path / "s1", seed=1, rows=[eval_row(1, 5.0)])
+    write_run(tmp_path / "s2", seed=2, rows=[eval_row(2, 5.0)])
+    section = convergence_section(group_of(tmp_path))
+    assert "share no evaluated step" in words(section)
+    assert tables(section)[STABLE][0][5] == "cannot be told: 0 epochs"
+
+
+def test_of_many_points_ten_are_named(tmp_path: Path) -> None:
+    for number in range(12):
+        write_run(tmp_path / f"r{number}", learning_rate=0.001 * (number + 1), rows=[eval_row(1, 5.0 + number)])
+    figure = figures(convergence_section(group_of(tmp_path)))[0].draw()
+    assert len(figure.legends[0].get_texts()) == 10
