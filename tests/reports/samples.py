@@ -77,7 +77,13 @@ def _findings() -> Section:
 
 
 def _tables() -> Section:
-    values = [(2, 5.0123, "best"), (4, 4.95, ""), (8, None, "failed"), (16, 10.2, ""), (32, float("nan"), "non-finite")]
+    values = [
+        (2, 5.0123, "best"),
+        (4, 4.95, ""),
+        (8, None, "failed"),
+        (16, 1.02e22, "diverged"),
+        (32, float("nan"), "non-finite"),
+    ]
     narrow = Table(
         caption="Loss by number of experts",
         columns=(
@@ -86,7 +92,7 @@ def _tables() -> Section:
             Column(title="remark", numeric=False),
         ),
         rows=tuple(
-            (Cell(str(count), count), Cell("–" if loss is None else f"{loss:.4f}", loss), Cell(remark))
+            (Cell(str(count), count), Cell("–" if loss is None else f"{loss:.5g}", loss), Cell(remark))
             for count, loss, remark in values
         ),
         notes=(("Seeds 1 to 5; ", Span("protocol", href="#names"), "."),),

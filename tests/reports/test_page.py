@@ -79,9 +79,9 @@ def test_tables_sort_by_keyboard_and_words_as_words(browser: Chrome, page: Path)
     column, button = header(browser, "remark")
     assert browser.switch_to.active_element == button
     button.send_keys(Keys.ENTER)
-    assert first_column(column) == ["2", "8", "32", "4", "16"]
+    assert first_column(column) == ["2", "16", "8", "32", "4"]
     button.send_keys(Keys.SPACE)
-    assert first_column(column) == ["32", "8", "2", "4", "16"]
+    assert first_column(column) == ["32", "8", "16", "2", "4"]
     assert column.get_attribute("aria-sort") == "descending"
 
 
@@ -141,7 +141,7 @@ def test_without_javascript_the_page_is_whole(browser: Chrome, page: Path) -> No
     wait_for(browser, "[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
     assert browser.find_elements(By.TAG_NAME, "button") == []
     assert not browser.find_element(By.CSS_SELECTOR, ".chart").is_displayed()
-    assert not browser.find_element(By.CSS_SELECTOR, ".controls").is_displayed()
+    assert browser.find_elements(By.TAG_NAME, "input") == []
 
 
 def test_paper_gets_the_pictures_in_light_colours(browser: Chrome, page: Path) -> None:

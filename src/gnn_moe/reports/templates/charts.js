@@ -109,8 +109,6 @@
       const axes = axesOf(data, letter);
       if (axes.length) addControl(figure, chart, letter, axes);
     }
-    const controls = figure.querySelector(".controls");
-    controls.hidden = !controls.childElementCount;
     figure.classList.add("drawn");
     dark.addEventListener("change", () => react(chart.layout));
   }
