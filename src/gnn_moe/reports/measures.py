@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.arms import FOLLOWS, KINDS, kind_of
+from gnn_moe.reports.run_curves import LEAST_EPOCHS, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.statistics import Interval, mean_estimate
-
-_LEAST_EPOCHS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +127,40 @@ def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> M
     )
 
 
+def measure_epochs_falling(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
+    """The share of epochs after the first in which the evaluation loss of a seed fell."""
+    point = lowest(group, arm)
+    if point is None:
+        return Measured(said=f"no completed run of {arm or 'any kind'}")
+    curves = [curve for found in read_curves(group)[0] if found.point is point for curve in found.curves]
+    shares = [share for curve in curves if (share := descent(losses_by_epoch(curve)).share) is not None]
+    if not shares:
+        most = max((len(losses_by_epoch(curve)) for curve in curves), default=0)
+        return Measured(said=f"{point.label}: {most} epochs with an evaluation, and {LEAST_EPOCHS} are needed")
+    found = mean_estimate(shares)
+    why = f"; {found.reason}" if found.reason else ""
+    return Measured(said=f"{point.label}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+
+
+def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
+    """Evaluation loss minus training loss of the last model, both without dropout, by seed."""
+    point = lowest(group, arm)
+    if point is None:
+        return Measured(said=f"no completed run of {arm or 'any kind'}")
+    gaps = gaps_of(point)
+    if not gaps:
+        return Measured(said=f"{point.label}: its runs did not measure the training loss without dropout")
+    found = mean_estimate(list(gaps.values()))
+    why = f"; {found.reason}" if found.reason else ""
+    return Measured(said=f"{point.label}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+
+
 MEASURES: Mapping[str, Callable[[Group, str, str | None, str | None], Measured]] = {
     "loss": measure_loss,
     "loss_difference": measure_loss_difference,
     "minutes_ratio": measure_minutes_ratio,
     "movement_over_spread": measure_movement,
+    "epochs_falling": measure_epochs_falling,
+    "generalisation_gap": measure_generalisation_gap,
 }
 """By the name that a target gives."""

@@ -79,6 +79,18 @@ class PointCurve:
         return mean_estimate(pairs) if pairs else None
 
 
+def losses_by_epoch(curve: RunCurve) -> tuple[float, ...]:
+    """The loss of a run at the last evaluation of each epoch that has one."""
+    last = {each.epoch: each.loss for each in curve.evaluations if each.epoch is not None}
+    return tuple(last[epoch] for epoch in sorted(last))
+
+
+def gaps_of(point: Point) -> dict[int, float]:
+    """Evaluation loss minus training loss of each run's last model, both without dropout, by seed."""
+    evaluation, training = point.by_seed("final_eval_loss"), point.by_seed("final_train_loss")
+    return {seed: evaluation[seed] - training[seed] for seed in evaluation if seed in training}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Descent:
     """How the mean evaluation loss went from epoch to epoch."""

@@ -1,0 +1,113 @@
+"""The whole report: the sections of each group of runs, in the order in which they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from gnn_moe.reports.arms import arms_section
+from gnn_moe.reports.convergence import convergence_section
+from gnn_moe.reports.cost import cost_section
+from gnn_moe.reports.costs import front_points
+from gnn_moe.reports.coupling import coupling_section
+from gnn_moe.reports.document import Document, Figure, Paragraph, Section
+from gnn_moe.reports.insights import best_value, edge, insights_of
+from gnn_moe.reports.overview import overview_section
+from gnn_moe.reports.protocol import protocol_section
+from gnn_moe.reports.recommendations import recommend, recommendations_section
+from gnn_moe.reports.reference import reference_sections
+from gnn_moe.reports.sources import Group
+from gnn_moe.reports.swept import Swept
+from gnn_moe.reports.tables import slice_of, sweep_sections, swept_of
+from gnn_moe.reports.targets import Target, targets_section
+
+
+def build_report(
+    groups: Sequence[Group],
+    *,
+    title: str | None,
+    targets: tuple[Target, ...],
+    with_reference: bool,
+    notes: Sequence[str] = (),
+) -> Document:
+    """The document of some groups of runs.
+
+    Args:
+        groups: each of one protocol; several stand apart, since their losses do not compare.
+        title: of the document; None for one made of the studies' names.
+        targets: that the last table but one holds the runs against.
+        with_reference: set the seed's tables beside ours.
+        notes: of records that could not be read.
+    """
+    if len(groups) == 1:
+        sections = _sections(groups[0], targets, with_reference=with_reference, notes=notes)
+    else:
+        sections = tuple(
+            _apart(
+                Section(
+                    title=group.protocol.in_words(),
+                    anchor="group",
+                    blocks=(Paragraph("Losses of this part compare with each other only.", "note"),),
+                    sections=_sections(group, targets, with_reference=False, notes=notes if number == 1 else ()),
+                ),
+                f"part-{number}-",
+            )
+            for number, group in enumerate(groups, 1)
+        )
+    if with_reference:
+        sections = (*sections, *reference_sections())
+    runs = [run for group in groups for run in group.runs]
+    ended = sum(run.is_completed for run in runs)
+    return Document(title=title or _title(groups), subtitle=f"{ended} of {len(runs)} runs completed", sections=sections)
+
+
+def _sections(
+    group: Group, targets: tuple[Target, ...], *, with_reference: bool, notes: Sequence[str]
+) -> tuple[Section, ...]:
+    swept = _swept(group)
+    front = front_points(group)
+    recommended = recommend(group, front)
+    best = [found.sentence for table in swept if (found := best_value(table)) is not None]
+    beyond = [found.sentence for table in swept if (found := edge(table)) is not None]
+    return (
+        overview_section(group, recommended, best),
+        Section(
+            title="Swept parameters",
+            anchor="swept",
+            blocks=() if swept else (Paragraph("Nothing was swept here but arms, which are compared below.", "note"),),
+            sections=sweep_sections(group, with_reference=with_reference),
+        ),
+        cost_section(group),
+        arms_section(group),
+        convergence_section(group),
+        coupling_section(group),
+        recommendations_section(group, front, beyond),
+        targets_section(group, targets),
+        protocol_section(group, notes),
+    )
+
+
+def _swept(group: Group) -> list[Swept]:
+    """A table of each field that changes alone, those with more to say first."""
+    found = [swept_of(group, field, points) for field in group.fields if len(points := slice_of(group, field)) > 1]
+    return sorted(found, key=lambda table: -len(insights_of(table)))
+
+
+def _title(groups: Sequence[Group]) -> str:
+    names = dict.fromkeys(run.study or run.name for group in groups for run in group.runs)
+    shown = list(names)[:3]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"What {', '.join(shown)}{more} found"
+
+
+def _apart(section: Section, prefix: str) -> Section:
+    """A section whose anchors and figures have names of their own."""
+    return dataclasses.replace(
+        section,
+        anchor=f"{prefix}{section.anchor}",
+        blocks=tuple(
+            dataclasses.replace(block, name=f"{prefix}{block.name}") if isinstance(block, Figure) else block
+            for block in section.blocks
+        ),
+        sections=tuple(_apart(each, prefix) for each in section.sections),
+    )
