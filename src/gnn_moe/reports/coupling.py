@@ -1,0 +1,215 @@
+"""What the coupling learned: evolution, final graph, agreement between seeds, ablations, similarity of experts.
+
+`couplings.py` has the numbers, `coupling_figures.py` draws, `coupling_questions.py` has what models were asked.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from gnn_moe.reports.coupling_figures import (
+    MOST_EDGES,
+    MOST_PANELS,
+    edges,
+    evolution_figure,
+    final_heat_map,
+    final_maps,
+    graph_figure,
+    strength_name,
+)
+from gnn_moe.reports.coupling_questions import ablation_section, similarity_section
+from gnn_moe.reports.couplings import PointCoupling, Repeat, read_couplings
+from gnn_moe.reports.document import Block, Cell, Column, Figure, Paragraph, Section, Table
+from gnn_moe.reports.marks import number_cell, seed_links
+from gnn_moe.reports.sources import Group
+from gnn_moe.studies.drift import LayerDrift
+from gnn_moe.studies.statistics import LEVEL
+
+MOSTLY_START = 0.5
+"""Greatest movement over greatest distance at the start below which a final graph is called that of its start."""
+MOST_POINTS = 4
+"""Points that are drawn: those with the lowest mean loss; the others stand in the tables."""
+_COLUMNS = (
+    Column(title="graph", numeric=False),
+    Column(title="change in common", explains="of all its connections, last minus first strength, mean over seeds"),
+    Column(title="95 % interval", numeric=False, explains="t interval over seeds, of this graph alone"),
+    Column(title="movement over spread", explains="root mean square of the mean changes over that of their spreads"),
+    Column(title="by chance", explains="about what that would be if nothing moved alike in the seeds"),
+    Column(title="connections that moved", numeric=False, explains="paired t, p below 0.05 after Holm over all"),
+    Column(title="agreement", explains="mean rank correlation of the changes over pairs of seeds; by chance 0"),
+    Column(title="p after Holm", explains="of the agreement, against shuffled connections, over all graphs"),
+    Column(title="pattern", numeric=False),
+)
+_NOTES = (
+    "Strengths are compared by the experts' numbers: a pattern that came back under other numbers counts as noise.",
+    "A graph whose connections all moved together has a change in common and need not have a pattern.",
+)
+
+
+def coupling_section(group: Group) -> Section:
+    """All that records say of what was learned, a part a point, and what to run for the rest."""
+    found, notes = read_couplings(group)
+    blocks: list[Block] = [Paragraph(note, "note") for note in dict.fromkeys(notes)]
+    if not found:
+        blocks.append(Paragraph("No completed run has a record of learned strengths here.", "warning"))
+    means = {id(each): each.point.mean(group.loss_name) for each in found}
+    ranked = sorted(found, key=lambda each: (means[id(each)] is None, means[id(each)] or 0.0))
+    if left := [each.point.label for each in ranked[MOST_POINTS:]]:
+        blocks.append(
+            Paragraph(f"Drawn are the {MOST_POINTS} with the lowest loss; in tables alone: {'; '.join(left)}.")
+        )
+    drawn = {id(each) for each in ranked[:MOST_POINTS]}
+    parts = [_point_section(each, number, drawn=id(each) in drawn) for number, each in enumerate(found)]
+    return Section(
+        title="What the coupling learned",
+        anchor="coupling",
+        blocks=tuple(blocks),
+        sections=(*parts, ablation_section(group), similarity_section(group)),
+    )
+
+
+def _point_section(found: PointCoupling, number: int, *, drawn: bool) -> Section:
+    slug = f"{number}-{re.sub(r'[^a-z0-9]+', '-', found.point.label.lower()).strip('-')[:40]}".strip("-")
+    return Section(
+        title=found.point.label,
+        anchor=f"coupling-{slug}",
+        blocks=(
+            Paragraph(_in_words(found)),
+            *(_figures(found, slug) if drawn else ()),
+            _table(found),
+        ),
+    )
+
+
+def _in_words(found: PointCoupling) -> str:
+    """The verdicts of all graphs in a sentence each."""
+    graphs = len(found.repeats)
+    repeats = sum(each.verdict.startswith("repeats") for each in found.repeats)
+    noise = sum(each.verdict.startswith("noise") for each in found.repeats)
+    untold = graphs - repeats - noise
+    said = [f"{repeats} of {graphs} graphs have a pattern that repeats between seeds"] if repeats else []
+    said += (
+        [f"the pattern of {noise} of {graphs} graphs does not repeat between seeds, which is noise"] if noise else []
+    )
+    said += [f"it cannot be told of {untold} of {graphs} graphs whether a pattern repeats"] if untold else []
+    sentence = "; ".join(said)
+    moved = ""
+    if found.drift is not None and len(found.drift.seeds) > 1:
+        all_connections = [one for layer in found.drift.layers for one in layer.connections]
+        count = sum(one.holm_p_value is not None and one.holm_p_value < 1 - LEVEL for one in all_connections)
+        moved = (
+            f" Of {len(all_connections)} connections {count or 'none'} moved the same way over seeds, by a paired t "
+            "test after Holm."
+        )
+    return f"{sentence[:1].upper()}{sentence[1:]}.{moved}{_start_in_words(found)}"
+
+
+def _start_in_words(found: PointCoupling) -> str:
+    """How far connections lay apart before training, beside how far training moved them."""
+    traces = [trace for record in found.records if not record.loads for trace in record.traces]
+    starts = [float(np.ptp(trace.value_SK[0])) for trace in traces if np.isfinite(trace.value_SK).all()]
+    moves = [float(np.abs(trace.value_SK[-1] - trace.value_SK[0]).max()) for trace in traces]
+    if not starts or not np.isfinite(moves).all():
+        return ""
+    apart = f"lie up to {max(starts):.3g} apart" if max(starts) > 0 else "are equal"
+    said = (
+        f" At the first recorded step the connections of a graph {apart}; the one that moved most moved by "
+        f"{max(moves):.3g}."
+    )
+    if max(moves) < MOSTLY_START * max(starts):
+        said += " So the final graph shows where the strengths started rather than what was learned."
+    return said
+
+
+def _figures(found: PointCoupling, slug: str) -> list[Figure]:
+    data, run = found.records[0], found.runs[0]
+    seeds = ", ".join(str(each.seed) for each in found.runs)
+    label, what = found.point.label, strength_name(data)
+    cut = f" At most {MOST_PANELS} graphs are drawn, the last coupler layer of each layer." if _is_cut(found) else ""
+    figures = [
+        Figure(
+            name=f"coupling-evolution-{slug}",
+            caption=f"{label}: change of the {what} since the first recorded step. A line a seed ({seeds}): the median "
+            f"of its connections; band: their least to greatest.{cut}",
+            description=_evolution_in_words(found),
+            draw=lambda: evolution_figure(found),
+        )
+    ]
+    if not (maps := final_maps(data)):
+        return figures
+    title = f"{label}, seed {run.seed}, last step"
+    most = f" Of each panel the {MOST_EDGES} strongest connections are drawn." if len(maps[0].row_labels) > 6 else ""
+    if not data.loads:
+        strongest = [edges(each, directed=bool(data.adjacencies))[-1:] for each in maps]
+        tops = [
+            f"{each.title}: {sender} and {receiver}, {strength:.4f}"
+            for each, top in zip(maps, strongest, strict=True)
+            for sender, receiver, strength in top
+        ]
+        figures.append(
+            Figure(
+                name=f"coupling-graph-{slug}",
+                caption=f"{title}: experts and what they exchange; wider and darker is stronger, on a scale from the "
+                f"least to the greatest strength shown.{most}{cut}",
+                description=f"Experts on circles. The strongest connection of {'; '.join(tops)}.",
+                draw=lambda: graph_figure(title, data),
+            )
+        )
+    figures.append(
+        Figure(
+            name=f"coupling-heat-{slug}",
+            caption=f"{title}: {'summed weight of shared hyperedges' if data.hypergraphs else what}; brighter is "
+            f"more.{cut}",
+            description=f"{len(maps)} heat maps, labelled by expert, of the numbers that the graph shows.",
+            draw=lambda: final_heat_map(title, data),
+        )
+    )
+    return figures
+
+
+def _is_cut(found: PointCoupling) -> bool:
+    return len(found.records[0].traces) > MOST_PANELS
+
+
+def _evolution_in_words(found: PointCoupling) -> str:
+    if found.drift is None:
+        return f"{len(found.runs)} seeds over the recorded steps."
+    changes = "; ".join(f"{layer.title} by {layer.common.mean:+.4f}" for layer in found.drift.layers)
+    return f"From step {found.drift.first_step} to {found.drift.last_step} strengths moved in the mean: {changes}."
+
+
+def _table(found: PointCoupling) -> Table:
+    layers = {layer.title: layer for layer in found.drift.layers} if found.drift else {}
+    rows = tuple(_row(found, each, layers.get(each.agreement.title)) for each in found.repeats)
+    links = seed_links(found.runs)
+    seeds = ("Seeds: ", *(links if isinstance(links, list) else [str(links)]))
+    return Table(
+        caption=f"Movement and agreement: {found.point.label}", columns=_COLUMNS, rows=rows, notes=(seeds, *_NOTES)
+    )
+
+
+def _row(found: PointCoupling, each: Repeat, layer: LayerDrift | None) -> tuple[Cell, ...]:
+    runs = found.runs
+    interval = layer.common.interval if layer else None
+    told = layer is not None and len(runs) > 1
+    moved = [one for one in layer.connections if _has_moved(one.holm_p_value)] if layer else []
+    count = f"{len(moved)} of {len(layer.connections)}" if layer and told else "cannot be told"
+    return (
+        Cell(each.agreement.title, each.agreement.title),
+        number_cell(layer.common.mean if layer else None, "+.5f", runs),
+        Cell(
+            f"{interval.low:+.5f} to {interval.high:+.5f}" if interval else (layer and layer.common.reason) or "unknown"
+        ),
+        number_cell(layer.ratio if layer else None, ".2f"),
+        number_cell(layer.ratio_by_chance if layer else None, ".2f"),
+        Cell(count, len(moved)),
+        number_cell(each.agreement.correlation, ".2f"),
+        number_cell(each.holm_p_value, ".3g"),
+        Cell(each.verdict, each.verdict),
+    )
+
+
+def _has_moved(p_value: float | None) -> bool:
+    return p_value is not None and p_value < 1 - LEVEL

@@ -1,0 +1,184 @@
+"""What trained couplings were asked: what is lost without them, and how alike their experts are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gnn_moe.checks import is_number
+from gnn_moe.config import COUPLED
+from gnn_moe.errors import BadInput
+from gnn_moe.reports.document import Block, Cell, Code, Column, Paragraph, Section, Table
+from gnn_moe.reports.marks import command_path, number_cell, seed_links
+from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.studies.ablations import LOSSES, read_ablations
+from gnn_moe.studies.statistics import mean_estimate
+
+MEASURES_FILE = "coupling_measures.json"
+"""What `gnn-moe evaluate RUN --coupling --json` printed, kept in the run folder."""
+ABLATE, MEASURE = "--ablate coupler", "--coupling --json > {}"
+_CKA = {"expert_cka": "of results", "added_cka": "of what each added", "coupled_cka": "after coupling"}
+_ABLATION_COLUMNS = (
+    Column(title="point", numeric=False),
+    Column(title="ablation", numeric=False),
+    Column(title="loss", explains="of the trained model as it is, nats a token, mean over seeds"),
+    Column(title="ablated", explains="of the same model ablated, nats a token, mean over seeds"),
+    Column(title="difference", explains="ablated minus as it is, paired by seed: positive where the coupling helps"),
+    Column(title="95 % interval", numeric=False, explains="paired t interval over seeds, of this line alone"),
+    Column(title="in words", numeric=False),
+    Column(title="seeds", numeric=False),
+)
+
+
+def ablation_section(group: Group) -> Section:
+    """What models lose by an ablation, or how to ask."""
+    rows, notes = [], []
+    for point in group.points:
+        asked: dict[str, list[tuple[Run, float, float]]] = {}
+        for run in _with_folders(point):
+            try:
+                answers = read_ablations(run.folder) if run.folder else {}
+            except BadInput as error:
+                notes.append(f"{run.name}: {error}")
+                continue
+            for ablation, values in answers.items():
+                intact, ablated = (values[name] for name in LOSSES)
+                if intact is None or ablated is None:
+                    notes.append(f"{run.name}: {ablation} has no finite loss; left out")
+                else:
+                    asked.setdefault(ablation, []).append((run, float(intact), float(ablated)))
+        rows += [_ablation_row(point, ablation, found) for ablation, found in asked.items()]
+    blocks: list[Block] = [Paragraph(note, "note") for note in notes]
+    if rows:
+        note = "Verdicts that hold jointly over all arms stand where the arms are compared."
+        caption = "What trained models lose by an ablation"
+        blocks.append(Table(caption=caption, columns=_ABLATION_COLUMNS, rows=tuple(rows), notes=(note,)))
+    else:
+        blocks += _to_ask(
+            group, "No run was asked what it loses without its coupling. Where it has its checkpoints:", ABLATE
+        )
+    return Section(title="Ablations", anchor="coupling-ablations", blocks=tuple(blocks))
+
+
+def _with_folders(point: Point) -> list[Run]:
+    """Completed runs whose folder is here, the first of each seed."""
+    found: dict[int, Run] = {}
+    for run in point.completed:
+        if run.folder is not None:
+            found.setdefault(run.seed, run)
+    return list(found.values())
+
+
+def _ablation_row(point: Point, ablation: str, found: Sequence[tuple[Run, float, float]]) -> tuple[Cell, ...]:
+    runs = [run for run, _, _ in found]
+    lost = mean_estimate([ablated - intact for _, intact, ablated in found])
+    if lost.interval is None:
+        interval, said = lost.reason or "", "cannot be told"
+    else:
+        interval = f"{lost.interval.low:+.4f} to {lost.interval.high:+.4f}"
+        helps = "the coupling helps" if lost.mean > 0 else "the model is better without"
+        said = helps if lost.interval.excludes_zero else "no evidence that it matters"
+    return (
+        Cell(point.label, point.label),
+        Cell(ablation, ablation),
+        number_cell(sum(intact for _, intact, _ in found) / len(found), ".4f", runs),
+        number_cell(sum(ablated for _, _, ablated in found) / len(found), ".4f", runs),
+        number_cell(lost.mean, "+.4f", runs),
+        Cell(interval),
+        Cell(said),
+        Cell(seed_links(runs), len(runs)),
+    )
+
+
+def _to_ask(group: Group, text: str, flags: str) -> list[Block]:
+    """A command a point; `flags` may name the file of its answer."""
+    runs = [some[0] for point in group.points if (some := _with_folders(point))]
+    folders = [run.folder for run in runs if run.settings["architecture"] == COUPLED]
+    if not folders:
+        return [Paragraph("No model with couplers has its run folder here, so none can be asked.", "note")]
+    lines = [
+        f"gnn-moe evaluate {command_path(path)} {flags.format(command_path(path / MEASURES_FILE))}"
+        for path in folders
+        if path is not None
+    ]
+    return [Paragraph(text, "note"), Code("\n".join(lines))]
+
+
+def similarity_section(group: Group) -> Section:
+    """How alike the experts are, where that was measured and kept, or how to measure it."""
+    rows, notes = [], []
+    for point in group.points:
+        by_layer: dict[int, list[tuple[Run, Mapping[str, Any], float]]] = {}
+        for run in _with_folders(point):
+            assert run.folder is not None
+            try:
+                found = read_measures(run.folder)
+            except BadInput as error:
+                notes.append(f"{run.name}: {error}")
+                continue
+            for layer in found["layers"] if found else ():
+                by_layer.setdefault(layer["layer"], []).append((run, layer, found["chance_cka"] if found else 0.0))
+        rows += [_similarity_row(point, layer, found) for layer, found in sorted(by_layer.items())]
+    blocks: list[Block] = [Paragraph(note, "note") for note in notes]
+    if rows:
+        columns = (
+            Column(title="point", numeric=False),
+            Column(title="layer"),
+            *(
+                Column(title=f"CKA {words}", explains="linear CKA, mean over pairs and seeds")
+                for words in _CKA.values()
+            ),
+            Column(title="by chance", explains="about what unrelated results would have at so few tokens"),
+            Column(title="seeds", numeric=False),
+        )
+        blocks.append(Table(caption="Similarity of experts", columns=columns, rows=tuple(rows)))
+    else:
+        blocks += _to_ask(
+            group, "No similarity of experts (CKA) is recorded. Where a run has its checkpoints:", MEASURE
+        )
+    return Section(title="Similarity of experts", anchor="coupling-similarity", blocks=tuple(blocks))
+
+
+def read_measures(folder: Path) -> Mapping[str, Any] | None:
+    """The kept measures of a run: `layers` and `chance_cka`; None where there are none.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    path = folder / MEASURES_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    layers = found.get("layers") if isinstance(found, dict) else None
+    whole = isinstance(layers, list) and all(
+        isinstance(layer, dict)
+        and isinstance(layer.get("layer"), int)
+        and all(name in layer and (layer[name] is None or is_number(layer[name])) for name in _CKA)
+        for layer in layers
+    )
+    if not whole or not isinstance(found, dict) or not is_number(found.get("chance_cka")):
+        raise BadInput(f"{path}: is damaged; write it again with gnn-moe evaluate --coupling --json")
+    return found
+
+
+def _similarity_row(
+    point: Point, layer: int, found: Sequence[tuple[Run, Mapping[str, Any], float]]
+) -> tuple[Cell, ...]:
+    runs = [run for run, _, _ in found]
+
+    def mean(name: str) -> float | None:
+        values = [float(each[name]) for _, each, _ in found if each[name] is not None]
+        return sum(values) / len(values) if values else None
+
+    return (
+        Cell(point.label, point.label),
+        number_cell(layer, "d"),
+        *(number_cell(mean(name), ".3f", runs) for name in _CKA),
+        number_cell(max(chance for _, _, chance in found), ".3f", runs),
+        Cell(seed_links(runs), len(runs)),
+    )
