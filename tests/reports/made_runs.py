@@ -68,6 +68,13 @@ def figures(section: Section) -> list[Figure]:
     return own + [figure for part in section.sections for figure in figures(part)]
 
 
+def rendered(figure: Figure) -> int:
+    """Draws to the last pixel, where names are parsed too, and gives the number of panels."""
+    drawn = figure.draw()
+    drawn.canvas.draw()
+    return len(drawn.get_axes())
+
+
 def tables(section: Section) -> dict[str, list[list[str]]]:
     """Rows of words, by caption."""
     found = {

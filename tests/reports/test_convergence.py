@@ -9,7 +9,7 @@ import pytest
 
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.run_curves import descent, read_curves
-from tests.reports.made_runs import eval_row, figures, group_of, hrefs, tables, train_row, words, write_run
+from tests.reports.made_runs import eval_row, figures, group_of, hrefs, rendered, tables, train_row, words, write_run
 
 STABLE = "Stable loss reduction"
 GAP = "Training and evaluation, not measured alike"
@@ -92,7 +92,7 @@ def test_damaged_missing_and_unfinished_records_are_named(tmp_path: Path) -> Non
     ):
         assert line in said
     assert tables(section)[STABLE][0][-1] == "1 7"
-    assert figures(section)[0].draw().get_axes()
+    assert rendered(figures(section)[0])
 
 
 def test_without_any_curve_it_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.costs import PARAMETERS, front_points, pareto_front, scaling_families
-from tests.reports.made_runs import figures, group_of, hrefs, tables, words, write_run
+from tests.reports.made_runs import figures, group_of, hrefs, rendered, tables, words, write_run
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_section_has_a_figure_a_cost_and_the_front_with_links(sweep: Path) -
     assert [point.label for point in front_points(group)] == ["num_experts 2", "num_experts 4"]
     assert {Path(href).name for href in hrefs(section)} == {"e2-1", "e2-2", "e4-1", "e4-2"}
     for figure in figures(section):
-        assert figure.draw().get_axes()
+        assert rendered(figure)
         assert figure.chart is not None
         json.dumps(figure.chart, allow_nan=False)
         groups = [trace.get("legendgroup") for trace in figure.chart["data"]]
@@ -110,7 +110,7 @@ def test_names_with_formulas_and_markup_stay_names(tmp_path: Path) -> None:
     for name in ("$a_$", "<b>x</b>"):
         write_run(tmp_path / name.replace("/", "_"), dataset_name="corpus", tokenizer="bpe:300", text_column=name)
     for figure in figures(cost_section(group_of(tmp_path))):
-        assert figure.draw().get_axes()
+        assert rendered(figure)
         assert "<b>" not in str(figure.chart).replace("<br>", "")
 
 

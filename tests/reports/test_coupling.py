@@ -15,7 +15,7 @@ from gnn_moe.reports.coupling import coupling_section
 from gnn_moe.reports.coupling_figures import MOST_EDGES, edges, panels_shown
 from gnn_moe.reports.coupling_questions import MEASURES_FILE
 from gnn_moe.reports.couplings import DRAWS, Agreement, agreement, with_verdicts
-from tests.reports.made_runs import figures, group_of, hrefs, tables, words, write_run
+from tests.reports.made_runs import figures, group_of, hrefs, rendered, tables, words, write_run
 
 EXPERTS, STEPS = 4, np.array([0, 10, 20])
 
@@ -108,7 +108,7 @@ def test_a_hypergraph_has_its_figures_and_its_verdict(hgnn: Path) -> None:
     kinds = [figure.name.split("-")[1] for figure in figures(section)]
     assert kinds == ["evolution", "graph", "heat"]
     for figure in figures(section):
-        assert figure.draw().get_axes()
+        assert rendered(figure)
     (row,) = tables(section)["Movement and agreement: baseline"]
     assert row[0] == "Layer 0"
     assert row[5] == "6 of 6"
@@ -133,7 +133,7 @@ def test_matrices_that_hardly_moved_show_their_start(tmp_path: Path, name: str) 
     assert "where the strengths started rather than what was learned" in words(section)
     assert len(tables(section)["Movement and agreement: baseline"]) == 2
     for figure in figures(section):
-        assert figure.draw().get_axes()
+        assert rendered(figure)
 
 
 def test_loads_of_routers_have_no_graph(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_loads_of_routers_have_no_graph(tmp_path: Path) -> None:
     assert "No model with couplers has its run folder here" in words(section)
     assert "gnn-moe evaluate" not in words(section)
     for figure in figures(section):
-        assert figure.draw().get_axes()
+        assert rendered(figure)
 
 
 def test_couplers_without_strengths_and_bad_records_are_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.results import StudyResults
@@ -34,7 +35,7 @@ _CELL_COLUMNS = (
     Column(title="95 % interval", explains="t interval of that mean over seeds"),
     Column(title="parameters"),
     Column(title="steps"),
-    Column(title="training PFLOPs", explains="10^15 FLOPs of training, mean over seeds"),
+    Column(title="training FLOPs", explains="mean over seeds"),
     Column(title="minutes", explains="training and evaluation, mean over seeds"),
 )
 _PAIR_COLUMNS = (
@@ -106,7 +107,7 @@ def _cell_row(cell: Mapping[str, Any], runs: Mapping[str, Run]) -> tuple[Cell, .
         Cell(f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "", interval and interval["low"]),
         Cell(f"{cell['parameters']:,}" if cell["parameters"] else "", cell["parameters"]),
         Cell(f"{cell['steps']:.0f}" if cell["steps"] else "", cell["steps"]),
-        Cell(f"{flops / 1e15:.4g}" if flops else "", flops),
+        Cell(numbers.scientific(flops) if flops else "", flops),
         Cell(f"{minutes:.1f}" if minutes is not None else "", minutes),
     )
 

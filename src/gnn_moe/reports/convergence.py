@@ -26,8 +26,9 @@ from gnn_moe.reports.marks import (
     static_label,
     trace_of,
 )
-from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, read_curves
+from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, gaps_of, read_curves
 from gnn_moe.reports.sources import Group
+from gnn_moe.studies.statistics import mean_estimate
 
 _LOSS_TITLE = "evaluation loss, nats a token"
 _X_TITLES = {"steps": "steps", "minutes": "minutes of training and evaluation"}
@@ -39,6 +40,14 @@ _DESCENT_COLUMNS = (
     Column(title="last epoch", explains="the same"),
     Column(title="stable loss reduction", numeric=False),
     Column(title="seeds", numeric=False),
+)
+_MEASURED_COLUMNS = (
+    Column(title="point", numeric=False),
+    Column(title="training loss", explains="nats a token, mean over seeds"),
+    Column(title="evaluation loss", explains="nats a token, mean over seeds"),
+    Column(title="gap", explains="evaluation minus training, mean over seeds"),
+    Column(title="95 % interval", explains="t interval of the gap over seeds"),
+    Column(title="seeds", explains="each a link to its run"),
 )
 _GAP_COLUMNS = (
     Column(title="point", numeric=False),
@@ -190,6 +199,39 @@ def _descent_row(each: PointCurve) -> tuple[Cell, ...]:
 
 
 def _gap_blocks(found: Sequence[PointCurve]) -> list[Block]:
+    measured = [each for each in found if gaps_of(each.point)]
+    unmeasured = [each for each in found if each not in measured]
+    return [*([_measured_gaps(measured)] if measured else []), *(_unmeasured_gaps(unmeasured) if unmeasured else [])]
+
+
+def _measured_gaps(found: Sequence[PointCurve]) -> Table:
+    return Table(
+        caption="Generalisation: training and evaluation measured alike",
+        columns=_MEASURED_COLUMNS,
+        rows=tuple(map(_measured_row, found)),
+        notes=(
+            "Both losses are of the last model, without dropout, on equally many samples: the evaluation text, and as "
+            "many samples of the training text.",
+        ),
+    )
+
+
+def _measured_row(each: PointCurve) -> tuple[Cell, ...]:
+    gaps = gaps_of(each.point)
+    runs = [run for run in each.point.completed if run.seed in gaps]
+    found = mean_estimate(list(gaps.values()))
+    shown = f"{found.interval.low:+.4f} to {found.interval.high:+.4f}" if found.interval else found.reason or ""
+    return (
+        Cell(each.point.label, each.point.label),
+        number_cell(each.point.mean("final_train_loss"), ".4f", runs),
+        number_cell(each.point.mean("final_eval_loss"), ".4f", runs),
+        number_cell(found.mean, "+.4f", runs),
+        Cell(shown, found.interval.low if found.interval else None),
+        Cell(seed_links(runs), len(runs)),
+    )
+
+
+def _unmeasured_gaps(found: Sequence[PointCurve]) -> list[Block]:
     commands = "\n".join(
         f"gnn-moe evaluate {command_path(curve.run.folder)} --checkpoint selected --split train"
         for each in found

@@ -160,7 +160,8 @@ def _figures(found: PointCoupling, slug: str) -> list[Figure]:
     figures.append(
         Figure(
             name=f"coupling-heat-{slug}",
-            caption=f"{title}: {'summed weight of shared hyperedges' if data.hypergraphs else what}; brighter is more.{cut}",
+            caption=f"{title}: {'summed weight of shared hyperedges' if data.hypergraphs else what}; brighter is "
+            f"more.{cut}",
             description=f"{len(maps)} heat maps, labelled by expert, of the numbers that the graph shows.",
             draw=lambda: final_heat_map(title, data),
         )

@@ -51,7 +51,10 @@ def _findings(group: Group, insights: Sequence[str]) -> Iterator[str]:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    """A verdict without what it rests on besides its interval and its seeds, which the section of arms has."""
+    claim, *support = text.split("; ")
+    seeds = [part for part in support if "in common" in part][:1]
+    return "; ".join((claim, *seeds)) + "."
 
 
 def _unknown(group: Group) -> Iterator[str]:
