@@ -210,8 +210,7 @@ def _measured_gaps(found: Sequence[PointCurve]) -> Table:
         columns=_MEASURED_COLUMNS,
         rows=tuple(map(_measured_row, found)),
         notes=(
-            "Both losses are of the last model, without dropout, on equally many samples: the evaluation text, and as "
-            "many samples of the training text.",
+            "Both are of the last model, without dropout: on the evaluation text, and on as many training samples.",
         ),
     )
 

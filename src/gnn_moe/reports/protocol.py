@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.sources import Group, Run
 
@@ -109,7 +110,7 @@ def _twice(same: tuple[Run, ...]) -> str:
 
 
 def _row(group: Group, run: Run) -> tuple[Cell, ...]:
-    loss, tokens, minutes = run.number(group.loss_name), run.number("tokens"), _minutes(run)
+    loss, tokens, minutes = run.number(group.loss_name), run.number("tokens"), minutes_of_run(run)
     causal = {True: "no", False: "YES", None: ""}[run.values.get("causal")]
     commit = str((run.environment or {}).get("git_commit") or "")[:7]
     state = run.state if run.error_class is None else f"{run.state}: {run.error_class}: {run.error_message}"
@@ -123,11 +124,6 @@ def _row(group: Group, run: Run) -> tuple[Cell, ...]:
         Cell(causal, causal),
         Cell(commit, commit),
     )
-
-
-def _minutes(run: Run) -> float | None:
-    parts = [run.number("train_minutes"), run.number("eval_minutes")]
-    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 def _commands(group: Group) -> Iterable[Block]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.plans import plan_memory
+from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.flags import train_words
@@ -112,8 +113,8 @@ def _loss(group: Group, point: Point) -> float:
 
 def minutes_of(point: Point) -> float | None:
     """Mean minutes of training and evaluation."""
-    parts = [point.mean("train_minutes"), point.mean("eval_minutes")]
-    return None if None in parts else sum(part for part in parts if part is not None)
+    found = [minutes for run in point.completed if (minutes := minutes_of_run(run)) is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _shown(each: Recommendation, group: Group) -> list[Block]:
