@@ -33,6 +33,8 @@ class Common:
     """Print the figures as one JSON object instead of tables."""
     output: str | None = None
     """JSON file to update, with its Markdown page beside it (default: benchmarks/results/DEVICE.json)."""
+    allow_dirty: bool = False
+    """Write into benchmarks/results/ though files differ from the commit; the figures are marked."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.warmup < 0:

@@ -245,11 +245,13 @@ def _measure(words: Sequence[str]) -> None:
         use_underscores=True,
     )
     refuse_unread(words[1:], *parsed.unread())
-    from benchmarks import report
+    from benchmarks import checkout, report
 
     common: Common = parsed.common
     values = report.circumstances(words, common.device)
-    path = Path(common.output) if common.output else report.RESULTS / f"{report.device_slug(values)}.json"
+    path = Path(common.output) if common.output else checkout.RESULTS / f"{report.device_slug(values)}.json"
+    if not common.allow_dirty:
+        checkout.refuse_uncommitted(path, values["uncommitted_changes"])
     entries: dict[str, dict[str, Any]] = {}
     report.read(path)  # a damaged record is refused before hours are spent
     load = report.load_average()

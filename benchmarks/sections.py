@@ -25,6 +25,8 @@ class Section:
     tables: Callable[[Entries], list[Table]]
     figure: bool = False
     """Whether there is a PNG beside the report."""
+    repeats: bool = False
+    """Whether an entry keeps what was measured of its case before."""
 
 
 def coupler_tables(entries: Entries) -> list[Table]:
@@ -178,6 +180,7 @@ SECTIONS: Mapping[str, Section] = {
         title="A training step",
         about=step_tables.ABOUT,
         tables=step_tables.step_tables,
+        repeats=True,
     ),
     "coupler": Section(
         title="Coupling alone",

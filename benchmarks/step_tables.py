@@ -14,6 +14,7 @@ Ours against the textbook with the same weights, in turn, each in a process of i
 the time of the step's matrix products, each alone at the best rate seen (weight gradients in the faster of two
 layouts), over the time of our step. Attention's FLOPs are those of all T² pairs of positions, masked ones too.
 
+A case that is measured again keeps its earlier ratios, shown as "before"; only the latest is held to the target.
 Memory is compared by whole processes, libraries with them, and beside it beyond what the imports took.
 
 The textbook's hypergraphs are one graph, made by arithmetic on indices. Two more opponents build one graph object a
@@ -60,18 +61,24 @@ def _target_row(name: str, entry: Entry) -> list[str]:
         f"{name} ({LIST_LABELS[opponent]})" if opponent in LIST_LABELS and "-list" not in name else name,
         our_time,
         other_time,
-        tables.ratio(entry["speed"], "×"),
+        _with_before(entry, "speed", "×"),
         _target("≥", targets["speed"], "×"),
         tables.yes_no(met.get("speed")),
         our_peak,
         other_peak,
-        tables.ratio(entry["memory"]),
+        _with_before(entry, "memory"),
         tables.ratio(entry["memory_beyond_imports"]),
         memory_target,
         tables.yes_no(memory_met),
         _mfu(entry),
         f"`{entry['circumstances']['command']}`",
     ]
+
+
+def _with_before(entry: Entry, key: str, unit: str = "") -> str:
+    """The ratio, and those of earlier measurements of the same case, the latest first."""
+    shown, *before = (tables.ratio(seen[key], unit) for seen in (entry, *reversed(entry.get("before", []))))
+    return f"{shown} (before: {', '.join(before)})" if before else shown
 
 
 def _mfu(entry: Entry) -> str:

@@ -143,6 +143,7 @@ def test_one_subcommand_keeps_the_sections_of_others(tmp_path: Path) -> None:
     page = report.update(path, "step", {"config1-gnn": slower}, SEEN | {"git_commit": "def"}).read_text()
     document = json.loads(path.read_text())
     assert document["sections"]["step"]["config1-gnn"]["speed"] == 2.5
+    assert [before["speed"] for before in document["sections"]["step"]["config1-gnn"]["before"]] == [5.0]
     assert document["sections"]["step"]["own"]["speed"] == 5.0
     assert document["sections"]["step"]["own"]["circumstances"]["git_commit"] == "abc"
     assert page == report.render(document, "x")
@@ -150,6 +151,30 @@ def test_one_subcommand_keeps_the_sections_of_others(tmp_path: Path) -> None:
     for text in ("2,016", "out_of_memory", "the other", "commit abc", "commit def", "within 3 %"):
         assert text in page
     assert sorted(file.name for file in path.parent.iterdir()) == ["x.json", "x.md"]
+
+
+def test_a_case_measured_again_shows_every_ratio(tmp_path: Path) -> None:
+    path, case = tmp_path / "x.json", CASES["config1-gnn"]
+    for number, textbook in enumerate((5.0, 6.0, 3.0)):
+        entry = judged(case, ours=1.0, textbook=textbook)
+        page = report.update(path, "step", {case.name: entry}, SEEN | {"date": f"day {number}"}).read_text()
+    assert cells(page.split("### Steps")[0], case.name)[3:6] == ["3.00× (before: 6.00×, 5.00×)", "≥ 4×", "**no**"]
+    before = json.loads(path.read_text())["sections"]["step"][case.name]["before"]
+    assert [earlier["circumstances"]["date"] for earlier in before] == ["day 0", "day 1"]
+    assert before[0]["seconds"]["textbook"]["seconds"] == [5.0]
+    assert "config1-gnn before (load 3.1): day 0, commit abc" in page
+    other = judged(dataclasses.replace(case, model=CASES["eight-experts"].model), ours=1.0, textbook=2.0)
+    assert "(before: " not in report.update(path, "step", {case.name: other}, SEEN).read_text()
+    assert json.loads(path.read_text())["sections"]["step"][case.name]["before"] == []
+
+
+@pytest.mark.parametrize("how", [{"uncommitted_changes": ["src/a.py"]}, {"git_commit": "abc-dirty"}])
+def test_figures_of_a_changed_tree_are_marked(how: dict[str, Any], tmp_path: Path) -> None:
+    entry = judged(CASES["config1-gnn"], ours=1.0, textbook=5.0)
+    page = report.update(tmp_path / "x.json", "step", {"a": entry}, SEEN | how).read_text()
+    assert "commit abc with **uncommitted changes**, Fast" in page
+    clean = report.update(tmp_path / "y.json", "step", {"a": entry}, SEEN | {"uncommitted_changes": []}).read_text()
+    assert "uncommitted" not in clean
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"sections": []}', '{"sections": {"step": {"a": 1}}}', "\xff"])
