@@ -97,14 +97,16 @@ class CouplerArguments:
     """Layers of those cases."""
     hyperedges_batch_size: int = 8
     """Rows of those cases."""
+    processes: int = 9
+    """Fresh processes of each whose peak memory is read, with many hyperedges and with one."""
     vocab_size: int = 50257
     """Tokens in the vocabulary, of own cases and of those with thousands of hyperedges."""
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: Batch = field(default_factory=Batch)
-    common: Common = field(default_factory=Common)
+    common: Common = field(default_factory=lambda: Common(rounds=25))
 
     def __post_init__(self) -> None:
-        for name in sorted(HYPEREDGE_FLAGS):
+        for name in sorted(HYPEREDGE_FLAGS | {"processes"}):
             check_size(self, name)
 
     def unread(self) -> Unread:
@@ -112,7 +114,8 @@ class CouplerArguments:
         if self.case == OWN:
             return HYPEREDGE_FLAGS, f"not read with --case {OWN}: leave it out, or use --case hyperedges"
         flags = flags_of(ModelConfig) | flags_of(Batch)
-        flags = flags - {"vocab_size"} if self.case in ("all", "hyperedges") else flags | HYPEREDGE_FLAGS
+        only_many = HYPEREDGE_FLAGS | {"processes"}
+        flags = flags - {"vocab_size"} if self.case in ("all", "hyperedges") else flags | only_many
         return flags, f"not read with --case {self.case}: leave it out, or use --case {OWN}"
 
 

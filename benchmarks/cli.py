@@ -95,7 +95,8 @@ def _own_case(arguments: StepArguments) -> Case:
 
 
 def _coupler(arguments: CouplerArguments) -> Entries:
-    from benchmarks.coupling import SIZES, coupling_alone, many_hyperedges, sizes_of
+    from benchmarks.coupling import SIZES, coupling_alone, sizes_of
+    from benchmarks.hyperedges import many_hyperedges
 
     common, device = arguments.common, arguments.common.device
     turns = {"rounds": common.rounds, "warmup": common.warmup}
@@ -110,7 +111,7 @@ def _coupler(arguments: CouplerArguments) -> Entries:
             yield name, coupling_alone(name, model, training, **turns)
     for name, model, training in _many(arguments):
         _say(name)
-        yield name, many_hyperedges(name, model, training, **turns)
+        yield name, many_hyperedges(name, model, training, processes=arguments.processes, **turns)
 
 
 def _many(arguments: CouplerArguments) -> list[tuple[str, ModelConfig, TrainingConfig]]:

@@ -95,7 +95,8 @@ def _update(path: Path, section: str, entries: Mapping[str, Mapping[str, Any]], 
     stored = document["sections"].setdefault(section, {})
     for name, entry in entries.items():
         new = {**entry, "circumstances": dict(values)}
-        stored[name] = {**new, "before": _before(stored.get(name), new)} if SECTIONS[section].repeats else new
+        before = _before(stored.get(name), new) if SECTIONS[section].repeats else []
+        stored[name] = {**new, "before": before} if before else new
     _replace(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     page = path.with_suffix(".md")
     if SECTIONS[section].figure:

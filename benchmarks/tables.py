@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-NOTHING, COMMAND = "—", "command"
+NOTHING, COMMAND, CANNOT_TELL = "—", "command", "cannot be told"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +83,20 @@ def percent(value: float | None) -> str:
 def yes_no(value: bool | None) -> str:
     """Whether a target was met."""
     return NOTHING if value is None else "yes" if value else "**no**"
+
+
+def with_interval(
+    value: float | None, interval: Mapping[str, float] | None, shown: Callable[[float | None], str]
+) -> str:
+    """A figure with its interval in brackets, both as `shown` writes one number."""
+    if interval is None:
+        return shown(value)
+    return f"{shown(value)} ({shown(interval['low'])} to {shown(interval['high'])})"
+
+
+def verdict(entry: Mapping[str, Any], met: str, interval: str) -> str:
+    """Whether a target that is judged by an interval was met; without one, only a failure can be told."""
+    judged = entry.get(met)
+    if judged is True and entry.get(interval) is None:  # an entry from before there were intervals
+        return CANNOT_TELL
+    return CANNOT_TELL if judged is None else yes_no(judged)

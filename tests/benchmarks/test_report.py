@@ -14,7 +14,8 @@ import pytest
 from benchmarks import report, tables
 from benchmarks.cases import CASES, Case, Targets
 from benchmarks.children import Failure
-from benchmarks.coupling import CouplingResult, HyperedgesResult, coupling_cost
+from benchmarks.coupling import CouplingResult, Floor, coupling_cost
+from benchmarks.hyperedges import HyperedgesResult, MemoryOfFew
 from benchmarks.loader import Epoch, LoaderResult, StartUp
 from benchmarks.measure import Limit, Race
 from benchmarks.plan import PlanResult
@@ -23,6 +24,7 @@ from benchmarks.sections import SECTIONS
 from benchmarks.step import judge
 from benchmarks.tables import Table, to_markdown
 from gnn_moe.errors import BadInput
+from gnn_moe.studies.statistics import Interval
 from tests.benchmarks.test_coupling import figures
 
 SEEN: dict[str, Any] = {
@@ -116,10 +118,19 @@ def test_a_killed_opponent_is_in_the_table(tmp_path: Path) -> None:
 
 def coupler_entries() -> dict[str, dict[str, Any]]:
     found = {"mean": figures(1.0), "GNN": figures(1.5)}
-    cost = coupling_cost("GNN", {"mean": (1.0,), "GNN": (1.5,)}, {"mean": 1000, "GNN": 1600})
+    seconds = {"mean": (1.0,) * 6, "GNN": (1.4, 1.6, 1.5, 1.5, 1.5, 1.7)}
+    floor = Floor(products_seconds=0.4, maps_seconds=0.3)
+    cost = coupling_cost("GNN", seconds, {"mean": 1000, "GNN": 1300}, floor)
     race = Race(figures=found, failures={"HGNN": Failure(kind="out_of_memory", detail="")}, limit=None)
     alone = CouplingResult(
-        name="a", model={}, training={}, race=race, costs={"GNN": cost}, hgnn_over_gnn=None, hgnn_met=False
+        name="a",
+        model={},
+        training={},
+        race=race,
+        costs={"GNN": cost},
+        hgnn_over_gnn=None,
+        hgnn_over_gnn_interval=None,
+        hgnn_met=False,
     )
     many = HyperedgesResult(
         name="b",
@@ -127,11 +138,41 @@ def coupler_entries() -> dict[str, dict[str, Any]]:
         model={},
         training={},
         race=Race(figures={"one": figures(1.0), "many": figures(1.01)}, failures={}, limit=None),
+        memory_of=MemoryOfFew(step_bytes={}, kept_bytes={"many": 1008060, "one": 10**6}),
         time=1.01,
+        time_interval=Interval(low=1.005, high=1.02, level=0.96),
         memory=1.0,
-        met=True,
+        memory_interval=Interval(low=0.95, high=1.02, level=0.96),
+        kept=1.00806,
+        time_met=True,
+        memory_met=None,
     )
     return {"a": report.plain(alone), "b": report.plain(many)}
+
+
+def test_the_coupler_tables(tmp_path: Path) -> None:
+    page = report.update(tmp_path / "x.json", "coupler", coupler_entries(), SEEN).read_text()
+    (costs, _), many = page.split("### HGNN over"), page.split("### Many")[1]
+    (cost,) = [line.strip("| ").split(" | ") for line in costs.splitlines() if line.startswith("| a | GNN |")]
+    assert cost[4:8] == ["500 ms (400 ms to 700 ms)", "400 ms to 700 ms", "400 ms", "300 ms"]
+    assert cost[9:12] == ["1.44 (1.16 to 2.02)", "≤ 1.5", "cannot be told"]
+    row = cells(many, "b")
+    assert row[4:7] == ["1.01 (1.00 to 1.02)", "within 3 %", "yes"]
+    assert row[7:13] == ["1.0 MB", "1.0 MB", "1.0081", "1.00 (0.95 to 1.02)", "within 3 %", "cannot be told"]
+
+
+def test_entries_without_intervals_are_shown_and_tell_nothing(tmp_path: Path) -> None:
+    entries = coupler_entries()
+    cost = entries["a"]["costs"]["GNN"]
+    entries["a"]["costs"]["GNN"] = {
+        **{key: cost[key] for key in ("extra_seconds", "extra_flops", "over_own_rate", "over_mean_rate")},
+        "met": True,
+    }
+    for name in ("time_interval", "memory_interval", "memory_of", "kept", "time_met", "memory_met"):
+        del entries["b"][name]
+    page = report.update(tmp_path / "x.json", "coupler", entries, SEEN).read_text()
+    assert "| 1.44 | ≤ 1.5 | cannot be told |" in page
+    assert cells(page.split("### Many")[1], "b")[4:7] == ["1.01", "within 3 %", "cannot be told"]
 
 
 def test_one_subcommand_keeps_the_sections_of_others(tmp_path: Path) -> None:
@@ -165,7 +206,7 @@ def test_a_case_measured_again_shows_every_ratio(tmp_path: Path) -> None:
     assert "config1-gnn before (load 3.1): day 0, commit abc" in page
     other = judged(dataclasses.replace(case, model=CASES["eight-experts"].model), ours=1.0, textbook=2.0)
     assert "(before: " not in report.update(path, "step", {case.name: other}, SEEN).read_text()
-    assert json.loads(path.read_text())["sections"]["step"][case.name]["before"] == []
+    assert "before" not in json.loads(path.read_text())["sections"]["step"][case.name]
 
 
 @pytest.mark.parametrize("how", [{"uncommitted_changes": ["src/a.py"]}, {"git_commit": "abc-dirty"}])
