@@ -19,11 +19,13 @@ import tyro
 from benchmarks.arguments import (
     OWN,
     Batch,
+    CaseArguments,
     Common,
     CouplerArguments,
     LoaderArguments,
     LossArguments,
     PlanArguments,
+    ProfileArguments,
     ScalingArguments,
     StepArguments,
     refuse_unread,
@@ -59,7 +61,7 @@ def _step(arguments: StepArguments) -> Entries:
         yield case.name, result
 
 
-def _cases(arguments: StepArguments) -> list[Case]:
+def _cases(arguments: CaseArguments) -> list[Case]:
     if arguments.case == OWN:
         return [_own_case(arguments)]
     groups = {"all": CASES, GPU: GPU_CASES}
@@ -81,17 +83,25 @@ def _want_gpu(case: str) -> None:
         )
 
 
-def _own_case(arguments: StepArguments) -> Case:
+def _own_case(arguments: CaseArguments) -> Case:
     if arguments.name in {**CASES, **GPU_CASES}:
         raise BadInput(f"--name {arguments.name} is a case of the target table: give another name")
-    if arguments.opponent in LISTS and not arguments.model.coupler.uses_hypergraph:
+    if (opponent := arguments.rival) in LISTS and not arguments.model.coupler.uses_hypergraph:
         raise BadInput(
-            f"--opponent {arguments.opponent} builds hypergraphs and --coupler_type {arguments.model.coupler_type} has "
+            f"--opponent {opponent} builds hypergraphs and --coupler_type {arguments.model.coupler_type} has "
             "none: use --coupler_type HGNN or --opponent textbook"
         )
-    opponent: ContestantName | None = None if arguments.opponent == "none" else arguments.opponent
     model, training = _sized(arguments.model, arguments.vocab_size), _training(arguments.batch, "auto")
     return Case(name=arguments.name, model=model, training=training, opponent=opponent)
+
+
+def _profile(arguments: ProfileArguments) -> Entries:
+    from benchmarks.profiling import profile_case
+
+    for case in _cases(arguments):
+        _say(f"profile {case.name}")
+        common = arguments.common
+        yield case.name, profile_case(on_device(case, common.device), rounds=common.rounds, warmup=common.warmup)
 
 
 def _coupler(arguments: CouplerArguments) -> Entries:
@@ -211,6 +221,7 @@ class _Subcommand:
 
 SUBCOMMANDS: Mapping[str, _Subcommand] = {
     "step": _Subcommand(StepArguments, _step),
+    "profile": _Subcommand(ProfileArguments, _profile),
     "coupler": _Subcommand(CouplerArguments, _coupler),
     "scaling": _Subcommand(ScalingArguments, _scaling),
     "loss": _Subcommand(LossArguments, _loss),

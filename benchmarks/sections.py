@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import coupler_tables, step_tables, tables
+from benchmarks import coupler_tables, profile_tables, step_tables, tables
 from benchmarks.loader import LONGEST_START, MOST_PADDING
 from benchmarks.plan import WITHIN
 from benchmarks.tables import Table, table
@@ -118,6 +118,11 @@ SECTIONS: Mapping[str, Section] = {
         about=step_tables.ABOUT,
         tables=step_tables.step_tables,
         repeats=True,
+    ),
+    "profile": Section(
+        title="What takes the time",
+        about=profile_tables.ABOUT,
+        tables=profile_tables.profile_tables,
     ),
     "coupler": Section(
         title="Coupling alone",

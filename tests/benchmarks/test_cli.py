@@ -70,6 +70,7 @@ def test_a_step_from_end_to_end(tmp_path: Path) -> None:
     ("words", "section", "names"),
     [
         (["coupler", "--case", "own", "--processes", "1", *TINY], "coupler", ["own", "own all_pairs"]),
+        (["profile", "--case", "own", *TINY], "profile", ["own"]),
         (["scaling", "--axis", "experts", "--largest", "4", *TINY], "scaling", ["experts"]),
         (
             ["loss", "--tokens", "64", "--embed_dim", "16", "--vocab_size", "100", *SHORT],
@@ -128,6 +129,8 @@ def test_usage_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> Non
         (["coupler", "--case", "own", "--hyperedges_layers", "1"], "use --case hyperedges"),
         (["coupler", "--hyperedges_width", "0"], "--hyperedges_width 0 must be a positive whole number"),
         (["coupler", "--case", "config1", "--processes", "2"], "--processes is not read with --case config1"),
+        (["profile", "--num_experts", "4"], "--num_experts is not read with --case all"),
+        (["profile", "--device", "cuda"], "use --device cpu"),
         (["coupler", "--processes", "0"], "--processes 0 must be a positive whole number"),
         (["plan", "--rounds", "3"], "--rounds is not read by plan"),
         (["loader", "--warmup", "3"], "--warmup is not read by loader"),
