@@ -13,7 +13,7 @@ Entry = Mapping[str, Any]
 ABOUT = """\
 Our step under torch's profiler: each operation's own time, without what it calls, on the thread that called it. Masks
 and the optimiser (with clipping) have all that happens inside them; the head's softmax has all of the head that is no
-product or copy. What the profiler itself costs is the difference to the step without it.
+product or copy. The median step without the profiler, taken just before, stands beside.
 """
 STEP = "whole step"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import coupler_tables, profile_tables, step_tables, tables
 from benchmarks.loader import LONGEST_START, MOST_PADDING
-from benchmarks.plan import WITHIN
+from benchmarks.plan import MOST_WAITING, WITHIN
 from benchmarks.tables import Table, table
 
 Entry = Mapping[str, Any]
@@ -100,16 +100,21 @@ def loader_tables(entries: Entries) -> list[Table]:
 
 
 def plan_tables(entries: Entries) -> list[Table]:
-    rows = []
-    for name, entry in entries.items():
+    rows, notes = [], []
+    for number, (name, entry) in enumerate(entries.items(), start=1):
+        notes.append(f"{number}. {name}: `{entry['flags']}`")
+        run = f"{name} ({number})"
         target, command = f"within {100 * WITHIN:.0f} %", f"`{entry['circumstances']['command']}`"
         memory = [tables.size(entry[key]) for key in ("predicted_bytes", "peak_bytes")]
         minutes = [f"{entry[key]:.2f}" for key in ("predicted_minutes", "minutes")]
         for what, values in (("memory", memory), ("time", minutes)):
             met = tables.yes_no(entry[f"{what}_met"])
-            rows.append([name, what, *values, tables.ratio(entry[what]), target, met, f"`{entry['flags']}`", command])
-    columns = ("run", "what", "predicted", "measured", "ratio", "target", "met?", "flags", "command")
-    return [table("Predicted and measured (peak memory; minutes)", columns, rows)]
+            rows.append([run, what, *values, tables.ratio(entry[what]), target, met, command])
+        waiting = [tables.NOTHING, tables.percent(entry.get("waiting_share")), tables.NOTHING]
+        met = tables.yes_no(entry.get("waiting_met"))
+        rows.append([run, "waiting for batches", *waiting, f"< {100 * MOST_WAITING:.0f} %", met, command])
+    columns = ("run", "what", "predicted", "measured", "ratio", "target", "met?", "command")
+    return [table("Predicted and measured (peak memory; minutes; share of training)", columns, rows, notes)]
 
 
 SECTIONS: Mapping[str, Section] = {

@@ -25,7 +25,13 @@ loses only the building of the objects; it has no target and shows how much of t
 """
 LIST_LABELS = {"textbook_list": "list", "textbook_unbound": "list, unbound"}
 MOST_PRODUCTS = 6
-PARTS = ("experts", "coupler", "head and loss", "optimiser", "rest")
+REST = "rest"
+PARTS = ("experts", "coupler", "head and loss", "optimiser", REST)
+EXCEEDED = "†"
+EXCEEDED_NOTE = (
+    f"{EXCEEDED} The parts add up to more than the step: they are measured alone, after the race, and take longer so, "
+    "or the machine was slower then. Such a row says which part is large, not how the step divides."
+)
 KINDS = ("parameters", "gradients", "optimiser", "activations")
 
 
@@ -117,12 +123,18 @@ def _spread(entries: Mapping[str, Entry]) -> Table:
 
 def _parts(entries: Mapping[str, Entry]) -> Table:
     rows = [
-        [name, contestant, *(tables.seconds(figures["part_seconds"].get(part)) for part in PARTS)]
+        [name, contestant, *(_part_cell(part, figures["part_seconds"]) for part in PARTS)]
         for name, contestant, figures in _figures(entries)
         if figures["part_seconds"]
     ]
     title = "Where the time goes: each part alone, forward and backward; the coupler has its readout"
-    return table(title, ("case", "contestant", *PARTS), rows)
+    marked = any(EXCEEDED in row[-1] for row in rows)
+    return table(title, ("case", "contestant", *PARTS), rows, [EXCEEDED_NOTE] if marked else [])
+
+
+def _part_cell(part: str, seconds: Mapping[str, float]) -> str:
+    shown = tables.seconds(seconds.get(part))
+    return f"{shown} {EXCEEDED}" if part == REST and seconds[part] < 0 else shown
 
 
 def _memory(entries: Mapping[str, Entry]) -> Table:

@@ -307,7 +307,7 @@ def test_file_names_of_devices() -> None:
     assert report.device_slug(SEEN | {"device": "NVIDIA H200", "on_cpu": False}) == "nvidia-h200"
 
 
-def plan_entry(memory: float, time: float) -> dict[str, Any]:
+def plan_entry(memory: float, time: float, waiting: float = 0.001) -> dict[str, Any]:
     result = PlanResult(
         flags="--num_experts 2",
         predicted_bytes=round(memory * 2e9),
@@ -318,13 +318,37 @@ def plan_entry(memory: float, time: float) -> dict[str, Any]:
         minutes=3,
         time=time,
         time_met=time < 1.15,
+        waiting_share=waiting,
+        waiting_met=waiting < 0.02,
     )
     return report.plain(result)
 
 
 def test_plans_stand_beside_what_was_measured(tmp_path: Path) -> None:
-    entries = {"near": plan_entry(1.1, 0.9), "far": plan_entry(1.2, 0.95)}
+    entries = {"near": plan_entry(1.1, 0.9), "far": plan_entry(1.2, 0.95, waiting=0.021)}
+    entries["earlier"] = {name: value for name, value in entries["near"].items() if "waiting" not in name}
     page = report.update(tmp_path / "x.json", "plan", entries, SEEN).read_text()
-    assert "| near | memory | 2.20 GB | 2.00 GB | 1.10 | within 15 % | yes | `--num_experts 2` |" in page
-    assert "| near | time | 2.70 | 3.00 | 0.90 | within 15 % | yes |" in page
-    assert "| far | memory | 2.40 GB | 2.00 GB | 1.20 | within 15 % | **no** |" in page
+    for row in (
+        "| near (1) | memory | 2.20 GB | 2.00 GB | 1.10 | within 15 % | yes |",
+        "| near (1) | time | 2.70 | 3.00 | 0.90 | within 15 % | yes |",
+        "| near (1) | waiting for batches | — | 0.1 % | — | < 2 % | yes |",
+        "| far (2) | memory | 2.40 GB | 2.00 GB | 1.20 | within 15 % | **no** |",
+        "| far (2) | waiting for batches | — | 2.1 % | — | < 2 % | **no** |",
+        "| earlier (3) | waiting for batches | — | — | — | < 2 % | — |",
+        "\n1. near: `--num_experts 2`\n",
+    ):
+        assert row in page
+    assert page.count("--num_experts 2") == 3
+
+
+def test_parts_that_exceed_their_step_are_marked(tmp_path: Path) -> None:
+    entries = {name: judged(CASES["config1-gnn"], ours=1.0, textbook=5.0) for name in ("less", "more")}
+    for name, rest in (("less", 0.1), ("more", -0.2)):
+        entries[name]["race"]["figures"]["ours"]["part_seconds"] = {"experts": 1.0 - rest, "rest": rest}
+    path = tmp_path / "x.json"
+    parts = report.update(path, "step", entries, SEEN).read_text().split("### Where the time goes")[1]
+    parts = parts.split("### The limit")[0]
+    assert [cells(parts, name)[-1] for name in entries] == ["100 ms", "-200 ms †"]
+    assert "† The parts add up to more than the step" in parts
+    del entries["more"]
+    assert "†" not in report.update(tmp_path / "y.json", "step", entries, SEEN).read_text()
