@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from benchmarks.cases import ContestantName
 from gnn_moe.checks import check_size
 from gnn_moe.config import DataConfig, ModelConfig
 from gnn_moe.errors import BadInput
@@ -33,6 +34,8 @@ class Common:
     """Print the figures as one JSON object instead of tables."""
     output: str | None = None
     """JSON file to update, with its Markdown page beside it (default: benchmarks/results/DEVICE.json)."""
+    allow_dirty: bool = False
+    """Write into benchmarks/results/ though files differ from the commit; the figures are marked."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.warmup < 0:
@@ -58,17 +61,13 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepArguments:
-    """A training step of ours against the textbook's and against the machine's limit."""
+class CaseArguments:
+    """Steps of named cases, or of one that the flags say."""
 
     case: str = "all"
     """all (the target table), gpu (that of a GPU), a case of either, or own (what the model flags say)."""
     name: str = OWN
     """What an own case is called in the record."""
-    opponent: Literal["textbook", "textbook_list", "textbook_unbound", "none"] = "textbook"
-    """Of an own case; textbook_list and textbook_unbound build one graph object a token (HGNN)."""
-    parts: bool = True
-    """Measure the parts too."""
     vocab_size: int = 50257
     """Tokens in the vocabulary of an own case."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -81,6 +80,39 @@ class StepArguments:
             return READ_ALL
         flags = flags_of(ModelConfig) | flags_of(Batch) | {"name", "opponent"}
         return flags - {"compile"}, f"not read with --case {self.case}: leave it out, or use --case {OWN}"
+
+    @property
+    def rival(self) -> ContestantName | None:
+        """Whom an own case is held against."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepArguments(CaseArguments):
+    """A training step of ours against the textbook's and against the machine's limit."""
+
+    opponent: Literal["textbook", "textbook_list", "textbook_unbound", "none"] = "textbook"
+    """Of an own case; textbook_list and textbook_unbound build one graph object a token (HGNN)."""
+    parts: bool = True
+    """Measure the parts too."""
+
+    @property
+    def rival(self) -> ContestantName | None:
+        return None if self.opponent == "none" else self.opponent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileArguments(CaseArguments):
+    """What takes the time of our step: products, masks, copies and so on, on a processor."""
+
+    common: Common = field(default_factory=lambda: Common(rounds=3, device="cpu"))
+
+    def __post_init__(self) -> None:
+        if self.common.device != "cpu":
+            raise BadInput(
+                f"--device {self.common.device}: the clock of a profile is the processor's, and a GPU computes while "
+                "that goes on: use --device cpu"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +127,16 @@ class CouplerArguments:
     """Layers of those cases."""
     hyperedges_batch_size: int = 8
     """Rows of those cases."""
+    processes: int = 9
+    """Fresh processes of each whose peak memory is read, with many hyperedges and with one."""
     vocab_size: int = 50257
     """Tokens in the vocabulary, of own cases and of those with thousands of hyperedges."""
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: Batch = field(default_factory=Batch)
-    common: Common = field(default_factory=Common)
+    common: Common = field(default_factory=lambda: Common(rounds=25))
 
     def __post_init__(self) -> None:
-        for name in sorted(HYPEREDGE_FLAGS):
+        for name in sorted(HYPEREDGE_FLAGS | {"processes"}):
             check_size(self, name)
 
     def unread(self) -> Unread:
@@ -110,7 +144,8 @@ class CouplerArguments:
         if self.case == OWN:
             return HYPEREDGE_FLAGS, f"not read with --case {OWN}: leave it out, or use --case hyperedges"
         flags = flags_of(ModelConfig) | flags_of(Batch)
-        flags = flags - {"vocab_size"} if self.case in ("all", "hyperedges") else flags | HYPEREDGE_FLAGS
+        only_many = HYPEREDGE_FLAGS | {"processes"}
+        flags = flags - {"vocab_size"} if self.case in ("all", "hyperedges") else flags | only_many
         return flags, f"not read with --case {self.case}: leave it out, or use --case {OWN}"
 
 

@@ -19,11 +19,13 @@ import tyro
 from benchmarks.arguments import (
     OWN,
     Batch,
+    CaseArguments,
     Common,
     CouplerArguments,
     LoaderArguments,
     LossArguments,
     PlanArguments,
+    ProfileArguments,
     ScalingArguments,
     StepArguments,
     refuse_unread,
@@ -59,7 +61,7 @@ def _step(arguments: StepArguments) -> Entries:
         yield case.name, result
 
 
-def _cases(arguments: StepArguments) -> list[Case]:
+def _cases(arguments: CaseArguments) -> list[Case]:
     if arguments.case == OWN:
         return [_own_case(arguments)]
     groups = {"all": CASES, GPU: GPU_CASES}
@@ -81,21 +83,30 @@ def _want_gpu(case: str) -> None:
         )
 
 
-def _own_case(arguments: StepArguments) -> Case:
+def _own_case(arguments: CaseArguments) -> Case:
     if arguments.name in {**CASES, **GPU_CASES}:
         raise BadInput(f"--name {arguments.name} is a case of the target table: give another name")
-    if arguments.opponent in LISTS and not arguments.model.coupler.uses_hypergraph:
+    if (opponent := arguments.rival) in LISTS and not arguments.model.coupler.uses_hypergraph:
         raise BadInput(
-            f"--opponent {arguments.opponent} builds hypergraphs and --coupler_type {arguments.model.coupler_type} has "
+            f"--opponent {opponent} builds hypergraphs and --coupler_type {arguments.model.coupler_type} has "
             "none: use --coupler_type HGNN or --opponent textbook"
         )
-    opponent: ContestantName | None = None if arguments.opponent == "none" else arguments.opponent
     model, training = _sized(arguments.model, arguments.vocab_size), _training(arguments.batch, "auto")
     return Case(name=arguments.name, model=model, training=training, opponent=opponent)
 
 
+def _profile(arguments: ProfileArguments) -> Entries:
+    from benchmarks.profiling import profile_case
+
+    for case in _cases(arguments):
+        _say(f"profile {case.name}")
+        common = arguments.common
+        yield case.name, profile_case(on_device(case, common.device), rounds=common.rounds, warmup=common.warmup)
+
+
 def _coupler(arguments: CouplerArguments) -> Entries:
-    from benchmarks.coupling import SIZES, coupling_alone, many_hyperedges, sizes_of
+    from benchmarks.coupling import SIZES, coupling_alone, sizes_of
+    from benchmarks.hyperedges import many_hyperedges
 
     common, device = arguments.common, arguments.common.device
     turns = {"rounds": common.rounds, "warmup": common.warmup}
@@ -110,7 +121,7 @@ def _coupler(arguments: CouplerArguments) -> Entries:
             yield name, coupling_alone(name, model, training, **turns)
     for name, model, training in _many(arguments):
         _say(name)
-        yield name, many_hyperedges(name, model, training, **turns)
+        yield name, many_hyperedges(name, model, training, processes=arguments.processes, **turns)
 
 
 def _many(arguments: CouplerArguments) -> list[tuple[str, ModelConfig, TrainingConfig]]:
@@ -210,6 +221,7 @@ class _Subcommand:
 
 SUBCOMMANDS: Mapping[str, _Subcommand] = {
     "step": _Subcommand(StepArguments, _step),
+    "profile": _Subcommand(ProfileArguments, _profile),
     "coupler": _Subcommand(CouplerArguments, _coupler),
     "scaling": _Subcommand(ScalingArguments, _scaling),
     "loss": _Subcommand(LossArguments, _loss),
@@ -245,11 +257,13 @@ def _measure(words: Sequence[str]) -> None:
         use_underscores=True,
     )
     refuse_unread(words[1:], *parsed.unread())
-    from benchmarks import report
+    from benchmarks import checkout, report
 
     common: Common = parsed.common
     values = report.circumstances(words, common.device)
-    path = Path(common.output) if common.output else report.RESULTS / f"{report.device_slug(values)}.json"
+    path = Path(common.output) if common.output else checkout.RESULTS / f"{report.device_slug(values)}.json"
+    if not common.allow_dirty:
+        checkout.refuse_uncommitted(path, values["uncommitted_changes"])
     entries: dict[str, dict[str, Any]] = {}
     report.read(path)  # a damaged record is refused before hours are spent
     load = report.load_average()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 WITHIN = 0.15
 """Target: how far a prediction may be off."""
+MOST_WAITING = 0.02
+"""Target: less than this share of training is spent waiting for batches."""
 _SHARED = (
     "--epochs 1 --max_batches_per_epoch 60 --eval_every 30 --num_train_samples 3000 --num_eval_samples 300 --seed 1"
 )
@@ -47,6 +49,9 @@ class PlanResult:
     time: float
     """Predicted over measured."""
     time_met: bool
+    waiting_share: float
+    """Of the seconds of training, those spent waiting for batches."""
+    waiting_met: bool
 
 
 def hold_to_plan(flags: str, *, device: str) -> PlanResult:
@@ -77,6 +82,8 @@ def hold_to_plan(flags: str, *, device: str) -> PlanResult:
         minutes=minutes,
         time=predicted / minutes,
         time_met=abs(predicted / minutes - 1) <= WITHIN,
+        waiting_share=summary["waiting_share"],
+        waiting_met=summary["waiting_share"] < MOST_WAITING,
     )
 
 

@@ -19,12 +19,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.checkout import uncommitted_changes
 from benchmarks.sections import SECTIONS
 from benchmarks.tables import to_markdown
 from gnn_moe.errors import BadInput
 
-RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "torch_geometric", "numpy", "gnn-moe")
+_DIRTY = "-dirty"
+_KEPT = ("speed", "memory", "memory_beyond_imports", "mfu", "met", "circumstances")
+"""What stays of an earlier measurement, with the seconds of its steps."""
+_MOST_KEPT = 4
 
 
 def circumstances(arguments: Sequence[str], device_name: str) -> dict[str, Any]:
@@ -38,7 +42,8 @@ def circumstances(arguments: Sequence[str], device_name: str) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
+        "git_commit": (git_commit() or "").removesuffix(_DIRTY) or None,
+        "uncommitted_changes": uncommitted_changes(),
         "device": describe_device(device),
         "processor": describe_device(torch.device("cpu")),
         "threads": torch.get_num_threads(),
@@ -89,7 +94,9 @@ def _update(path: Path, section: str, entries: Mapping[str, Mapping[str, Any]], 
     document["device"] = values["device"]
     stored = document["sections"].setdefault(section, {})
     for name, entry in entries.items():
-        stored[name] = {**entry, "circumstances": dict(values)}
+        new = {**entry, "circumstances": dict(values)}
+        before = _before(stored.get(name), new) if SECTIONS[section].repeats else []
+        stored[name] = {**new, "before": before} if before else new
     _replace(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     page = path.with_suffix(".md")
     if SECTIONS[section].figure:
@@ -98,6 +105,14 @@ def _update(path: Path, section: str, entries: Mapping[str, Mapping[str, Any]], 
         draw_scaling(scaling_panels(stored), _figure_path(path, section))
     _replace(page, render(document, path.stem))
     return page
+
+
+def _before(old: dict[str, Any] | None, new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The earlier measurements of the same case, oldest first: ratios are to be taken twice."""
+    if old is None or any(old[key] != new[key] for key in ("model", "training", "opponent")):
+        return []
+    seconds = {name: figures["timing"] for name, figures in old["race"]["figures"].items()}
+    return [*old.get("before", []), {**{key: old[key] for key in _KEPT}, "seconds": seconds}][-_MOST_KEPT:]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -152,15 +167,23 @@ def _provenance(entries: Mapping[str, Mapping[str, Any]]) -> str:
     """Which entries were measured when, by which code, on what, beside what load; those of one run in one line."""
     runs: dict[str, list[str]] = {}
     for name, entry in entries.items():
-        seen = entry["circumstances"]
-        versions = ", ".join(f"{package} {version}" for package, version in seen["versions"].items())
-        line = (
-            f"{seen['date']}, commit {seen['git_commit']}, {seen['processor']}, {seen['threads']} threads, {versions}; "
-            f"`{seen['command']}`"
-        )
-        runs.setdefault(line, []).append(f"{name} (load {seen['load_average'][0]:.1f})")
+        for seen in (entry, *reversed(entry.get("before", []))):
+            shown = name if seen is entry else f"{name} before"
+            load = seen["circumstances"]["load_average"][0]
+            runs.setdefault(_run(seen["circumstances"]), []).append(f"{shown} (load {load:.1f})")
     return "Measured (load: the machine's average over the minute before the case):\n" + "".join(
         f"- {', '.join(names)}: {line}\n" for line, names in runs.items()
+    )
+
+
+def _run(seen: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in seen["versions"].items())
+    commit = str(seen["git_commit"])
+    if seen.get("uncommitted_changes") or commit.endswith(_DIRTY):
+        commit = f"{commit.removesuffix(_DIRTY)} with **uncommitted changes**"
+    return (
+        f"{seen['date']}, commit {commit}, {seen['processor']}, {seen['threads']} threads, {versions}; "
+        f"`{seen['command']}`"
     )
 
 

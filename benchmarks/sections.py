@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import step_tables, tables
-from benchmarks.coupling import COST_TARGET, EQUAL_WITHIN
+from benchmarks import coupler_tables, profile_tables, step_tables, tables
 from benchmarks.loader import LONGEST_START, MOST_PADDING
-from benchmarks.plan import WITHIN
+from benchmarks.plan import MOST_WAITING, WITHIN
 from benchmarks.tables import Table, table
 
 Entry = Mapping[str, Any]
@@ -25,68 +24,8 @@ class Section:
     tables: Callable[[Entries], list[Table]]
     figure: bool = False
     """Whether there is a PNG beside the report."""
-
-
-def coupler_tables(entries: Entries) -> list[Table]:
-    costs, speeds, many = [], [], []
-    for name, entry in entries.items():
-        command = f"`{entry['circumstances']['command']}`"
-        if "hyperedges" in entry:
-            many.append(_hyperedges_row(name, entry, command))
-            continue
-        for kind, figures in entry["race"]["figures"].items():
-            cost = entry["costs"].get(kind)
-            costs.append(
-                [
-                    name,
-                    kind,
-                    tables.seconds(figures["timing"]["median"]),
-                    tables.size(figures["peak_bytes"]),
-                    tables.seconds(cost and cost["extra_seconds"]),
-                    f"{cost['extra_flops'] / 1e9:.1f} G" if cost else tables.NOTHING,
-                    tables.ratio(cost and cost["over_own_rate"]),
-                    f"≤ {COST_TARGET}" if cost else "",
-                    tables.yes_no(cost["met"]) if cost else "",
-                    tables.ratio(cost and cost["over_mean_rate"]),
-                    tables.seconds(figures["part_seconds"].get("coupler")),
-                    command,
-                ]
-            )
-        costs += [[name, kind, failure["kind"], *[""] * 8, command] for kind, failure in _failures(entry)]
-        speeds.append([name, tables.ratio(entry["hgnn_over_gnn"]), "≤ 1", tables.yes_no(entry["hgnn_met"]), command])
-    columns = "sizes, coupler, s/step, peak memory, over mean, extra FLOPs, time over FLOPs at own rate, target, met?"
-    columns += ", at the rate of mean, coupler and readout alone, command"
-    found = [table("Coupling over `mean`", columns.split(", "), costs)] if costs else []
-    if speeds:
-        found.append(table("HGNN over GNN, seconds a step", ("sizes", "ratio", "target", "met?", "command"), speeds))
-    if many:
-        columns = "case, hyperedges, s/step, with one hyperedge, time, memory, target, met?, command"
-        found.append(table("Many hyperedges against one over all experts", columns.split(", "), many))
-    return found
-
-
-def _hyperedges_row(name: str, entry: Entry, command: str) -> list[str]:
-    figures = entry["race"]["figures"]
-    failures = dict(_failures(entry))
-
-    def median(kind: str) -> str:
-        return tables.seconds(figures[kind]["timing"]["median"]) if kind in figures else failures[kind]["kind"]
-
-    return [
-        name,
-        f"{entry['hyperedges']:,}",
-        median("many"),
-        median("one"),
-        tables.ratio(entry["time"]),
-        tables.ratio(entry["memory"]),
-        f"within {100 * EQUAL_WITHIN:.0f} %",
-        tables.yes_no(entry["met"]),
-        command,
-    ]
-
-
-def _failures(entry: Entry) -> list[tuple[str, Any]]:
-    return list(entry["race"]["failures"].items())
+    repeats: bool = False
+    """Whether an entry keeps what was measured of its case before."""
 
 
 def scaling_tables(entries: Entries) -> list[Table]:
@@ -161,16 +100,21 @@ def loader_tables(entries: Entries) -> list[Table]:
 
 
 def plan_tables(entries: Entries) -> list[Table]:
-    rows = []
-    for name, entry in entries.items():
+    rows, notes = [], []
+    for number, (name, entry) in enumerate(entries.items(), start=1):
+        notes.append(f"{number}. {name}: `{entry['flags']}`")
+        run = f"{name} ({number})"
         target, command = f"within {100 * WITHIN:.0f} %", f"`{entry['circumstances']['command']}`"
         memory = [tables.size(entry[key]) for key in ("predicted_bytes", "peak_bytes")]
         minutes = [f"{entry[key]:.2f}" for key in ("predicted_minutes", "minutes")]
         for what, values in (("memory", memory), ("time", minutes)):
             met = tables.yes_no(entry[f"{what}_met"])
-            rows.append([name, what, *values, tables.ratio(entry[what]), target, met, f"`{entry['flags']}`", command])
-    columns = ("run", "what", "predicted", "measured", "ratio", "target", "met?", "flags", "command")
-    return [table("Predicted and measured (peak memory; minutes)", columns, rows)]
+            rows.append([run, what, *values, tables.ratio(entry[what]), target, met, command])
+        waiting = [tables.NOTHING, tables.percent(entry.get("waiting_share")), tables.NOTHING]
+        met = tables.yes_no(entry.get("waiting_met"))
+        rows.append([run, "waiting for batches", *waiting, f"< {100 * MOST_WAITING:.0f} %", met, command])
+    columns = ("run", "what", "predicted", "measured", "ratio", "target", "met?", "command")
+    return [table("Predicted and measured (peak memory; minutes; share of training)", columns, rows, notes)]
 
 
 SECTIONS: Mapping[str, Section] = {
@@ -178,11 +122,17 @@ SECTIONS: Mapping[str, Section] = {
         title="A training step",
         about=step_tables.ABOUT,
         tables=step_tables.step_tables,
+        repeats=True,
+    ),
+    "profile": Section(
+        title="What takes the time",
+        about=profile_tables.ABOUT,
+        tables=profile_tables.profile_tables,
     ),
     "coupler": Section(
         title="Coupling alone",
-        about="Ours with and without coupling. Differences are taken within a round.",
-        tables=coupler_tables,
+        about=coupler_tables.ABOUT,
+        tables=coupler_tables.coupler_tables,
     ),
     "scaling": Section(
         title="Scaling",

@@ -14,6 +14,7 @@ Ours against the textbook with the same weights, in turn, each in a process of i
 the time of the step's matrix products, each alone at the best rate seen (weight gradients in the faster of two
 layouts), over the time of our step. Attention's FLOPs are those of all T² pairs of positions, masked ones too.
 
+A case that is measured again keeps its earlier ratios, shown as "before"; only the latest is held to the target.
 Memory is compared by whole processes, libraries with them, and beside it beyond what the imports took.
 
 The textbook's hypergraphs are one graph, made by arithmetic on indices. Two more opponents build one graph object a
@@ -24,7 +25,13 @@ loses only the building of the objects; it has no target and shows how much of t
 """
 LIST_LABELS = {"textbook_list": "list", "textbook_unbound": "list, unbound"}
 MOST_PRODUCTS = 6
-PARTS = ("experts", "coupler", "head and loss", "optimiser", "rest")
+REST = "rest"
+PARTS = ("experts", "coupler", "head and loss", "optimiser", REST)
+EXCEEDED = "†"
+EXCEEDED_NOTE = (
+    f"{EXCEEDED} The parts add up to more than the step: they are measured alone, after the race, and take longer so, "
+    "or the machine was slower then. Such a row says which part is large, not how the step divides."
+)
 KINDS = ("parameters", "gradients", "optimiser", "activations")
 
 
@@ -60,18 +67,24 @@ def _target_row(name: str, entry: Entry) -> list[str]:
         f"{name} ({LIST_LABELS[opponent]})" if opponent in LIST_LABELS and "-list" not in name else name,
         our_time,
         other_time,
-        tables.ratio(entry["speed"], "×"),
+        _with_before(entry, "speed", "×"),
         _target("≥", targets["speed"], "×"),
         tables.yes_no(met.get("speed")),
         our_peak,
         other_peak,
-        tables.ratio(entry["memory"]),
+        _with_before(entry, "memory"),
         tables.ratio(entry["memory_beyond_imports"]),
         memory_target,
         tables.yes_no(memory_met),
         _mfu(entry),
         f"`{entry['circumstances']['command']}`",
     ]
+
+
+def _with_before(entry: Entry, key: str, unit: str = "") -> str:
+    """The ratio, and those of earlier measurements of the same case, the latest first."""
+    shown, *before = (tables.ratio(seen[key], unit) for seen in (entry, *reversed(entry.get("before", []))))
+    return f"{shown} (before: {', '.join(before)})" if before else shown
 
 
 def _mfu(entry: Entry) -> str:
@@ -110,12 +123,18 @@ def _spread(entries: Mapping[str, Entry]) -> Table:
 
 def _parts(entries: Mapping[str, Entry]) -> Table:
     rows = [
-        [name, contestant, *(tables.seconds(figures["part_seconds"].get(part)) for part in PARTS)]
+        [name, contestant, *(_part_cell(part, figures["part_seconds"]) for part in PARTS)]
         for name, contestant, figures in _figures(entries)
         if figures["part_seconds"]
     ]
     title = "Where the time goes: each part alone, forward and backward; the coupler has its readout"
-    return table(title, ("case", "contestant", *PARTS), rows)
+    marked = any(EXCEEDED in row[-1] for row in rows)
+    return table(title, ("case", "contestant", *PARTS), rows, [EXCEEDED_NOTE] if marked else [])
+
+
+def _part_cell(part: str, seconds: Mapping[str, float]) -> str:
+    shown = tables.seconds(seconds.get(part))
+    return f"{shown} {EXCEEDED}" if part == REST and seconds[part] < 0 else shown
 
 
 def _memory(entries: Mapping[str, Entry]) -> Table:

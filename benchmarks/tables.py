@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-NOTHING, COMMAND = "—", "command"
+NOTHING, COMMAND, CANNOT_TELL = "—", "command", "cannot be told"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +19,17 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    """What stands under it, a line each."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
             assert len(row) == len(self.columns), (self.title, row)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> Table:
     """A table from any sequences."""
-    return Table(title=title, columns=tuple(columns), rows=tuple(tuple(row) for row in rows))
+    return Table(title=title, columns=tuple(columns), rows=tuple(tuple(row) for row in rows), notes=tuple(notes))
 
 
 def to_markdown(values: Table) -> str:
@@ -37,7 +39,8 @@ def to_markdown(values: Table) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     lines = [line(values.columns), line(["---"] * len(values.columns)), *(line(row) for row in values.rows)]
-    return f"### {values.title}\n" + "\n".join(lines) + "\n"
+    notes = "".join(f"\n{note}\n" for note in values.notes)
+    return f"### {values.title}\n" + "\n".join(lines) + "\n" + notes
 
 
 def to_rich(values: Table) -> RichTable:
@@ -46,7 +49,8 @@ def to_rich(values: Table) -> RichTable:
     from rich.text import Text
 
     kept = [number for number, column in enumerate(values.columns) if column != COMMAND]
-    shown = RichTable(title=Text(values.title), title_justify="left")
+    caption = Text("\n".join(values.notes)) if values.notes else None
+    shown = RichTable(title=Text(values.title), title_justify="left", caption=caption, caption_justify="left")
     for number in kept:
         shown.add_column(values.columns[number], justify="left" if number == 0 else "right", overflow="fold")
     for row in values.rows:
@@ -83,3 +87,20 @@ def percent(value: float | None) -> str:
 def yes_no(value: bool | None) -> str:
     """Whether a target was met."""
     return NOTHING if value is None else "yes" if value else "**no**"
+
+
+def with_interval(
+    value: float | None, interval: Mapping[str, float] | None, shown: Callable[[float | None], str]
+) -> str:
+    """A figure with its interval in brackets, both as `shown` writes one number."""
+    if interval is None:
+        return shown(value)
+    return f"{shown(value)} ({shown(interval['low'])} to {shown(interval['high'])})"
+
+
+def verdict(entry: Mapping[str, Any], met: str, interval: str) -> str:
+    """Whether a target that is judged by an interval was met; without one, only a failure can be told."""
+    judged = entry.get(met)
+    if judged is True and entry.get(interval) is None:  # an entry from before there were intervals
+        return CANNOT_TELL
+    return CANNOT_TELL if judged is None else yes_no(judged)

@@ -31,6 +31,12 @@ SIZES = {
 TINY = [*(word for name, value in SIZES.items() for word in (f"--{name}", str(value))), *SHORT]
 
 
+@pytest.fixture(autouse=True)
+def committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are run while code changes."""
+    monkeypatch.setattr("benchmarks.report.uncommitted_changes", list)
+
+
 def test_a_step_from_end_to_end(tmp_path: Path) -> None:
     words = ["step", "--case", "own", "--name", "tiny", "--micro_batch_size", "1", *TINY]
     output = tmp_path / "device.json"
@@ -63,7 +69,8 @@ def test_a_step_from_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "section", "names"),
     [
-        (["coupler", "--case", "own", *TINY], "coupler", ["own", "own all_pairs"]),
+        (["coupler", "--case", "own", "--processes", "1", *TINY], "coupler", ["own", "own all_pairs"]),
+        (["profile", "--case", "own", *TINY], "profile", ["own"]),
         (["scaling", "--axis", "experts", "--largest", "4", *TINY], "scaling", ["experts"]),
         (
             ["loss", "--tokens", "64", "--embed_dim", "16", "--vocab_size", "100", *SHORT],
@@ -121,6 +128,10 @@ def test_usage_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> Non
         (["coupler", "--case", "eight-experts", "--hyperedges_width", "64"], "--hyperedges_width is not read"),
         (["coupler", "--case", "own", "--hyperedges_layers", "1"], "use --case hyperedges"),
         (["coupler", "--hyperedges_width", "0"], "--hyperedges_width 0 must be a positive whole number"),
+        (["coupler", "--case", "config1", "--processes", "2"], "--processes is not read with --case config1"),
+        (["profile", "--num_experts", "4"], "--num_experts is not read with --case all"),
+        (["profile", "--device", "cuda"], "use --device cpu"),
+        (["coupler", "--processes", "0"], "--processes 0 must be a positive whole number"),
         (["plan", "--rounds", "3"], "--rounds is not read by plan"),
         (["loader", "--warmup", "3"], "--warmup is not read by loader"),
         (["scaling", "--largest", "0"], "--largest 0 must be a positive whole number"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.plan import PLANS, WITHIN, hold_to_plan
+from benchmarks.plan import MOST_WAITING, PLANS, WITHIN, hold_to_plan
 from gnn_moe.cli import main
 from tests.small_runs import Setting, read_json
 
@@ -47,6 +47,8 @@ def test_a_run_is_foretold_then_taken(
     assert result.memory == result.predicted_bytes / result.peak_bytes
     assert result.time == pytest.approx(result.predicted_minutes / result.minutes)
     assert (result.memory_met, result.time_met) == (abs(result.memory - 1) <= WITHIN, abs(result.time - 1) <= WITHIN)
+    waiting = typed["train"]["waiting_share"]
+    assert (result.waiting_share, result.waiting_met) == (waiting, waiting < MOST_WAITING)
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -14,7 +14,8 @@ import pytest
 from benchmarks import report, tables
 from benchmarks.cases import CASES, Case, Targets
 from benchmarks.children import Failure
-from benchmarks.coupling import CouplingResult, HyperedgesResult, coupling_cost
+from benchmarks.coupling import CouplingResult, Floor, coupling_cost
+from benchmarks.hyperedges import HyperedgesResult, MemoryOfFew
 from benchmarks.loader import Epoch, LoaderResult, StartUp
 from benchmarks.measure import Limit, Race
 from benchmarks.plan import PlanResult
@@ -23,6 +24,7 @@ from benchmarks.sections import SECTIONS
 from benchmarks.step import judge
 from benchmarks.tables import Table, to_markdown
 from gnn_moe.errors import BadInput
+from gnn_moe.studies.statistics import Interval
 from tests.benchmarks.test_coupling import figures
 
 SEEN: dict[str, Any] = {
@@ -116,10 +118,19 @@ def test_a_killed_opponent_is_in_the_table(tmp_path: Path) -> None:
 
 def coupler_entries() -> dict[str, dict[str, Any]]:
     found = {"mean": figures(1.0), "GNN": figures(1.5)}
-    cost = coupling_cost("GNN", {"mean": (1.0,), "GNN": (1.5,)}, {"mean": 1000, "GNN": 1600})
+    seconds = {"mean": (1.0,) * 6, "GNN": (1.4, 1.6, 1.5, 1.5, 1.5, 1.7)}
+    floor = Floor(products_seconds=0.4, maps_seconds=0.3)
+    cost = coupling_cost("GNN", seconds, {"mean": 1000, "GNN": 1300}, floor)
     race = Race(figures=found, failures={"HGNN": Failure(kind="out_of_memory", detail="")}, limit=None)
     alone = CouplingResult(
-        name="a", model={}, training={}, race=race, costs={"GNN": cost}, hgnn_over_gnn=None, hgnn_met=False
+        name="a",
+        model={},
+        training={},
+        race=race,
+        costs={"GNN": cost},
+        hgnn_over_gnn=None,
+        hgnn_over_gnn_interval=None,
+        hgnn_met=False,
     )
     many = HyperedgesResult(
         name="b",
@@ -127,11 +138,41 @@ def coupler_entries() -> dict[str, dict[str, Any]]:
         model={},
         training={},
         race=Race(figures={"one": figures(1.0), "many": figures(1.01)}, failures={}, limit=None),
+        memory_of=MemoryOfFew(step_bytes={}, kept_bytes={"many": 1008060, "one": 10**6}),
         time=1.01,
+        time_interval=Interval(low=1.005, high=1.02, level=0.96),
         memory=1.0,
-        met=True,
+        memory_interval=Interval(low=0.95, high=1.02, level=0.96),
+        kept=1.00806,
+        time_met=True,
+        memory_met=None,
     )
     return {"a": report.plain(alone), "b": report.plain(many)}
+
+
+def test_the_coupler_tables(tmp_path: Path) -> None:
+    page = report.update(tmp_path / "x.json", "coupler", coupler_entries(), SEEN).read_text()
+    (costs, _), many = page.split("### HGNN over"), page.split("### Many")[1]
+    (cost,) = [line.strip("| ").split(" | ") for line in costs.splitlines() if line.startswith("| a | GNN |")]
+    assert cost[4:8] == ["500 ms (400 ms to 700 ms)", "400 ms to 700 ms", "400 ms", "300 ms"]
+    assert cost[9:12] == ["1.44 (1.16 to 2.02)", "≤ 1.5", "cannot be told"]
+    row = cells(many, "b")
+    assert row[4:7] == ["1.01 (1.00 to 1.02)", "within 3 %", "yes"]
+    assert row[7:13] == ["1.0 MB", "1.0 MB", "1.0081", "1.00 (0.95 to 1.02)", "within 3 %", "cannot be told"]
+
+
+def test_entries_without_intervals_are_shown_and_tell_nothing(tmp_path: Path) -> None:
+    entries = coupler_entries()
+    cost = entries["a"]["costs"]["GNN"]
+    entries["a"]["costs"]["GNN"] = {
+        **{key: cost[key] for key in ("extra_seconds", "extra_flops", "over_own_rate", "over_mean_rate")},
+        "met": True,
+    }
+    for name in ("time_interval", "memory_interval", "memory_of", "kept", "time_met", "memory_met"):
+        del entries["b"][name]
+    page = report.update(tmp_path / "x.json", "coupler", entries, SEEN).read_text()
+    assert "| 1.44 | ≤ 1.5 | cannot be told |" in page
+    assert cells(page.split("### Many")[1], "b")[4:7] == ["1.01", "within 3 %", "cannot be told"]
 
 
 def test_one_subcommand_keeps_the_sections_of_others(tmp_path: Path) -> None:
@@ -143,6 +184,7 @@ def test_one_subcommand_keeps_the_sections_of_others(tmp_path: Path) -> None:
     page = report.update(path, "step", {"config1-gnn": slower}, SEEN | {"git_commit": "def"}).read_text()
     document = json.loads(path.read_text())
     assert document["sections"]["step"]["config1-gnn"]["speed"] == 2.5
+    assert [before["speed"] for before in document["sections"]["step"]["config1-gnn"]["before"]] == [5.0]
     assert document["sections"]["step"]["own"]["speed"] == 5.0
     assert document["sections"]["step"]["own"]["circumstances"]["git_commit"] == "abc"
     assert page == report.render(document, "x")
@@ -150,6 +192,30 @@ def test_one_subcommand_keeps_the_sections_of_others(tmp_path: Path) -> None:
     for text in ("2,016", "out_of_memory", "the other", "commit abc", "commit def", "within 3 %"):
         assert text in page
     assert sorted(file.name for file in path.parent.iterdir()) == ["x.json", "x.md"]
+
+
+def test_a_case_measured_again_shows_every_ratio(tmp_path: Path) -> None:
+    path, case = tmp_path / "x.json", CASES["config1-gnn"]
+    for number, textbook in enumerate((5.0, 6.0, 3.0)):
+        entry = judged(case, ours=1.0, textbook=textbook)
+        page = report.update(path, "step", {case.name: entry}, SEEN | {"date": f"day {number}"}).read_text()
+    assert cells(page.split("### Steps")[0], case.name)[3:6] == ["3.00× (before: 6.00×, 5.00×)", "≥ 4×", "**no**"]
+    before = json.loads(path.read_text())["sections"]["step"][case.name]["before"]
+    assert [earlier["circumstances"]["date"] for earlier in before] == ["day 0", "day 1"]
+    assert before[0]["seconds"]["textbook"]["seconds"] == [5.0]
+    assert "config1-gnn before (load 3.1): day 0, commit abc" in page
+    other = judged(dataclasses.replace(case, model=CASES["eight-experts"].model), ours=1.0, textbook=2.0)
+    assert "(before: " not in report.update(path, "step", {case.name: other}, SEEN).read_text()
+    assert "before" not in json.loads(path.read_text())["sections"]["step"][case.name]
+
+
+@pytest.mark.parametrize("how", [{"uncommitted_changes": ["src/a.py"]}, {"git_commit": "abc-dirty"}])
+def test_figures_of_a_changed_tree_are_marked(how: dict[str, Any], tmp_path: Path) -> None:
+    entry = judged(CASES["config1-gnn"], ours=1.0, textbook=5.0)
+    page = report.update(tmp_path / "x.json", "step", {"a": entry}, SEEN | how).read_text()
+    assert "commit abc with **uncommitted changes**, Fast" in page
+    clean = report.update(tmp_path / "y.json", "step", {"a": entry}, SEEN | {"uncommitted_changes": []}).read_text()
+    assert "uncommitted" not in clean
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"sections": []}', '{"sections": {"step": {"a": 1}}}', "\xff"])
@@ -241,7 +307,7 @@ def test_file_names_of_devices() -> None:
     assert report.device_slug(SEEN | {"device": "NVIDIA H200", "on_cpu": False}) == "nvidia-h200"
 
 
-def plan_entry(memory: float, time: float) -> dict[str, Any]:
+def plan_entry(memory: float, time: float, waiting: float = 0.001) -> dict[str, Any]:
     result = PlanResult(
         flags="--num_experts 2",
         predicted_bytes=round(memory * 2e9),
@@ -252,13 +318,37 @@ def plan_entry(memory: float, time: float) -> dict[str, Any]:
         minutes=3,
         time=time,
         time_met=time < 1.15,
+        waiting_share=waiting,
+        waiting_met=waiting < 0.02,
     )
     return report.plain(result)
 
 
 def test_plans_stand_beside_what_was_measured(tmp_path: Path) -> None:
-    entries = {"near": plan_entry(1.1, 0.9), "far": plan_entry(1.2, 0.95)}
+    entries = {"near": plan_entry(1.1, 0.9), "far": plan_entry(1.2, 0.95, waiting=0.021)}
+    entries["earlier"] = {name: value for name, value in entries["near"].items() if "waiting" not in name}
     page = report.update(tmp_path / "x.json", "plan", entries, SEEN).read_text()
-    assert "| near | memory | 2.20 GB | 2.00 GB | 1.10 | within 15 % | yes | `--num_experts 2` |" in page
-    assert "| near | time | 2.70 | 3.00 | 0.90 | within 15 % | yes |" in page
-    assert "| far | memory | 2.40 GB | 2.00 GB | 1.20 | within 15 % | **no** |" in page
+    for row in (
+        "| near (1) | memory | 2.20 GB | 2.00 GB | 1.10 | within 15 % | yes |",
+        "| near (1) | time | 2.70 | 3.00 | 0.90 | within 15 % | yes |",
+        "| near (1) | waiting for batches | — | 0.1 % | — | < 2 % | yes |",
+        "| far (2) | memory | 2.40 GB | 2.00 GB | 1.20 | within 15 % | **no** |",
+        "| far (2) | waiting for batches | — | 2.1 % | — | < 2 % | **no** |",
+        "| earlier (3) | waiting for batches | — | — | — | < 2 % | — |",
+        "\n1. near: `--num_experts 2`\n",
+    ):
+        assert row in page
+    assert page.count("--num_experts 2") == 3
+
+
+def test_parts_that_exceed_their_step_are_marked(tmp_path: Path) -> None:
+    entries = {name: judged(CASES["config1-gnn"], ours=1.0, textbook=5.0) for name in ("less", "more")}
+    for name, rest in (("less", 0.1), ("more", -0.2)):
+        entries[name]["race"]["figures"]["ours"]["part_seconds"] = {"experts": 1.0 - rest, "rest": rest}
+    path = tmp_path / "x.json"
+    parts = report.update(path, "step", entries, SEEN).read_text().split("### Where the time goes")[1]
+    parts = parts.split("### The limit")[0]
+    assert [cells(parts, name)[-1] for name in entries] == ["100 ms", "-200 ms †"]
+    assert "† The parts add up to more than the step" in parts
+    del entries["more"]
+    assert "†" not in report.update(tmp_path / "y.json", "step", entries, SEEN).read_text()
