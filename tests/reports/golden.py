@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gnn_moe.reports.markdown import to_markdown
+from gnn_moe.reports.markdown import escaped, to_markdown
 from gnn_moe.reports.report import build_report
 from gnn_moe.reports.sources import read_sources
 from gnn_moe.reports.targets import seed_targets
@@ -38,7 +38,9 @@ def write_sweep(folder: Path) -> None:
                 summary=more,
             )
     failed = {"status": "failed", "error_class": "out_of_memory", "error_message": "no room <for> 16 | experts"}
-    write_run(folder / "16-1", num_experts=16, seed=1, summary={**failed, "best_eval_loss": None, "reported_loss": None})
+    write_run(
+        folder / "16-1", num_experts=16, seed=1, summary={**failed, "best_eval_loss": None, "reported_loss": None}
+    )
 
 
 def write_arms(folder: Path) -> None:
@@ -49,7 +51,7 @@ def write_arms(folder: Path) -> None:
         write_run(folder / f"gnn-{seed}", coupler_type="GNN", num_experts=3, seed=seed, loss=5 + 0.1 * seed)
         weights = 1 + np.outer([0.0, 1.0], [0.1, 0.2, 0.3]) * (1 + 0.05 * seed)
         write_run(
-            folder / (f"hgnn-{seed}" if seed != 2 else "<b>hgnn</b>-2"),
+            folder / (f"hgnn-{seed}" if seed != 2 else "<b>hgnn-2"),
             coupler_type="HGNN",
             num_experts=3,
             seed=seed,
@@ -68,8 +70,11 @@ def report(name: str, folder: Path) -> str:
     REPORTS[name](runs)
     groups, notes = read_sources([runs])
     document = build_report(groups, title=f"A {name}", targets=seed_targets(), with_reference=False, notes=notes)
-    # Commands name folders as they were given.
-    return to_markdown(document, folder=folder / "report").replace(str(folder), "FOLDER")
+    text = to_markdown(document, folder=folder / "report")
+    # Commands and notes name folders as they were given.
+    for name_of_it in (escaped(str(folder)), str(folder)):
+        text = text.replace(name_of_it, "FOLDER")
+    return text
 
 
 def main() -> None:
