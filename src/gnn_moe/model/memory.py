@@ -194,8 +194,9 @@ def _coupled_layer(config: ModelConfig, workload: Workload) -> _LayerMemory:
     attention = _attention_bytes(workload, results, experts * config.heads)
     norm = number * results * (1 if workload.on_cpu else 2) + 8 * experts * tokens
     feed_forward = norm + _feed_forward_bytes(workload, results, 4 * results)
-    of_tokens = number * tokens * config.coupler.kept_numbers(shape)
-    coupler = of_tokens + number * config.coupler.kept_once(shape)
+    wide = config.coupler.kept_wide_numbers(shape)
+    of_tokens = tokens * (number * config.coupler.kept_numbers(shape) + _PARAMETER_BYTES * wide)
+    coupler = of_tokens + _PARAMETER_BYTES * config.coupler.kept_once(shape)
     readout = 2 * number * tokens * width + (_PARAMETER_BYTES * width + 8) * tokens
     folded = 3 * area + 4 * area * (not workload.on_cpu)
     copied = area + 4 * area * (not workload.on_cpu) + width**2 + config.coupler.parameters(shape)
