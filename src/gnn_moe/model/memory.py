@@ -97,9 +97,10 @@ def largest_micro_batch(
     room_bytes: int,
     positions: int | None = None,
 ) -> int:
-    """Rows of the largest micro-batch whose predicted peak fits the room: the batch, halved as often as it takes.
+    """Rows of the largest micro-batch that fits: the batch in as few equal pieces as the predicted peak has room for.
 
-    1 where not even one row fits. Arguments as for `workload_of`.
+    A size between two of these would need as many pieces as the smaller, the last one with fewer rows. 1 where not even
+    one row fits. Arguments as for `workload_of`.
     """
 
     def fits(rows: int) -> bool:
@@ -108,10 +109,10 @@ def largest_micro_batch(
         )
         return peak_memory(model, workload).total <= room_bytes
 
-    rows = training.batch_size
-    while rows > 1 and not fits(rows):
-        rows = math.ceil(rows / 2)
-    return rows
+    pieces = range(1, training.batch_size + 1)
+    sizes = sorted({math.ceil(training.batch_size / number) for number in pieces}, reverse=True)
+    # Each is asked: a whole batch accumulates no gradients, so it may take less memory than its half.
+    return next((rows for rows in sizes if fits(rows)), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
