@@ -220,7 +220,7 @@ class TrainingConfig:
     batch_size: int = 32
     """Samples a step."""
     micro_batch_size: int | Literal["auto"] = "auto"
-    """Samples computed at once, to the same gradient (top_k balances each alone); auto: as many as fit the memory."""
+    """Samples computed at once, to the same gradient (top_k balances each alone); auto: the fewest pieces that fit."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the layer again: less memory, more time."""
     group_by_length: bool = True

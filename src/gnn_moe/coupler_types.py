@@ -47,8 +47,10 @@ class CouplerType:
     """Matrix-product FLOPs of one coupler for one token (2 a multiply-add), without the readout."""
     kept_numbers: Callable[[CouplerShape], int]
     """Numbers that one coupler keeps of one token for the backward pass, in the type that it computes in."""
+    kept_wide_numbers: Callable[[CouplerShape], int] = _nothing
+    """Those of one token that it keeps in float32, whatever it computes in."""
     kept_once: Callable[[CouplerShape], int] = _nothing
-    """Those that it keeps besides, however many tokens there are, where they may be many."""
+    """Those that it keeps besides in float32, however many tokens there are, where they may be many."""
     uses_hypergraph: bool = False
     """Whether it couples along the hyperedges of `--static_hyperedge_strategy`."""
     hgnn_conv_type: str | None = None
@@ -95,8 +97,13 @@ def _content_gated_flops(s: CouplerShape) -> int:
 
 
 def _content_gated_kept(s: CouplerShape) -> int:
-    results, gates, propagation = 3 * s.experts * s.width, s.hyperedges, 2 * s.experts**2 + s.experts
-    return s.layers * (results + gates + propagation)
+    results, propagation = 3 * s.experts * s.width, s.experts**2
+    return s.layers * (results + propagation)
+
+
+def _content_gated_kept_wide(s: CouplerShape) -> int:
+    gates, propagation = s.hyperedges, s.experts**2 + s.experts
+    return s.layers * (gates + propagation)
 
 
 def _content_gated_kept_once(s: CouplerShape) -> int:
@@ -133,7 +140,7 @@ _MODULE = "gnn_moe.model.couplers"
 COUPLERS: tuple[CouplerType, ...] = (
     CouplerType(coupler_type="GNN", implementation=f"{_MODULE}:GNNCoupler", parameters=_gnn_parameters, forward_flops=_gnn_flops, kept_numbers=_gnn_kept),
     CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", implementation=f"{_MODULE}:HGNNCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops, kept_numbers=_hgnn_kept),
-    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", hgnn_content_gates=True, implementation="gnn_moe.model.content_gates:ContentGatedCoupler", parameters=_content_gated_parameters, forward_flops=_content_gated_flops, kept_numbers=_content_gated_kept, kept_once=_content_gated_kept_once),
+    CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="hgnn", hgnn_content_gates=True, implementation="gnn_moe.model.content_gates:ContentGatedCoupler", parameters=_content_gated_parameters, forward_flops=_content_gated_flops, kept_numbers=_content_gated_kept, kept_wide_numbers=_content_gated_kept_wide, kept_once=_content_gated_kept_once),
     CouplerType(coupler_type="HGNN", uses_hypergraph=True, hgnn_conv_type="HypergraphConv", implementation=f"{_MODULE}:HypergraphConvCoupler", parameters=_hypergraph_parameters, forward_flops=_hypergraph_flops, kept_numbers=_hypergraph_conv_kept),
     CouplerType(coupler_type="sinkhorn", implementation="gnn_moe.model.sinkhorn:SinkhornCoupler", parameters=_sinkhorn_parameters, forward_flops=_hypergraph_flops, kept_numbers=_sinkhorn_kept),
     CouplerType(coupler_type="attention", implementation=f"{_MODULE}:AttentionCoupler", parameters=_attention_parameters, forward_flops=_attention_flops, kept_numbers=_attention_kept),

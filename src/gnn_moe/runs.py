@@ -140,7 +140,7 @@ def _came_down_from(folder: RunFolder) -> list[int]:
 
 
 def _with_micro_batch_that_fits(config: RunConfig, corpus: Corpus, accelerator: Accelerator) -> RunConfig:
-    """The config with a number for `--micro_batch_size auto`: the largest whose predicted peak fits the memory."""
+    """The config with a number for `--micro_batch_size auto`: in the fewest pieces that fit the memory."""
     if config.training.micro_batch_size != "auto":
         return config
     model, training, room = config.model, config.training, room_bytes(accelerator.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import gnn_moe.model
-from gnn_moe.model import attention, feed_forward, grouped_feed_forward, loss, sinkhorn, top_k
+from gnn_moe.model import attention, feed_forward, grouped_feed_forward, loss, propagation, sinkhorn, top_k
 from gnn_moe.model.language_model import build_model
 from tests.model.cases import each, one_of_each, random_ids
 
@@ -18,6 +18,7 @@ E, N, D, F = 2, 5, 4, 8
 """Experts, tokens, width and hidden width."""
 SEED, SEEDS, RATE = torch.tensor(1), torch.tensor([1, 2]), 0.3
 FEED_FORWARD = [(E, F, D), (E, F), (E, D, F), (E, D)]
+
 
 Form = tuple[list[tuple[int, ...]], Callable[..., Tensor]]
 FORMS: dict[str, Form] = {
@@ -30,6 +31,7 @@ FORMS: dict[str, Form] = {
         lambda x, *given: grouped_feed_forward.group_by_group(x, torch.tensor([2, N]), *given, SEEDS, RATE)[0],
     ),
     attention.__name__: ([(E, N, D)] * 3, lambda *qkv: attention.dropped_attention(*qkv, SEED, RATE)),
+    propagation.__name__: ([(E, E), (E, N, D)], propagation.learned_propagation),
     sinkhorn.__name__: ([(1, E, E)], sinkhorn.doubly_stochastic),
     loss.__name__: (
         [(N, D), (F, D), (F,)],

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +48,9 @@ def nothing_compiled_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     torch.compiler.reset()
 
 
-def model_of(coupler: str) -> LanguageModel:
+def config_of(coupler: str) -> ModelConfig:
     sizes = {"vocab_size": 50, "embed_dim": WIDTH, "num_heads": 2, "num_layers": 3, "num_experts": 3, "gnn_layers": 2}
-    config = ModelConfig(**sizes, max_seq_length=64, dropout_rate=0.1, **COUPLERS[coupler])  # type: ignore[arg-type]
-    return build_model(config)
+    return ModelConfig(**sizes, max_seq_length=64, dropout_rate=0.1, **COUPLERS[coupler])  # type: ignore[arg-type]
 
 
 def step(model: LanguageModel, rows: int, positions: int) -> None:
@@ -67,7 +67,7 @@ def step(model: LanguageModel, rows: int, positions: int) -> None:
 )
 def test_one_graph_a_mode_for_batches_of_all_shapes(coupler: str, first: tuple[int, int]) -> None:
     """Among the first shapes are those that torch would take to be one size: rows, positions and width."""
-    model = model_of(coupler)
+    model = build_model(config_of(coupler))
     compile_layers(model, backend="eager")
     with any_shape():
         for mode in (True, False):
@@ -79,6 +79,26 @@ def test_one_graph_a_mode_for_batches_of_all_shapes(coupler: str, first: tuple[i
                     step(model, rows, positions)
     assert counters["graph_break"] == {}
     assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize("coupler", COUPLERS)
+def test_the_form_of_a_gpu_is_one_graph_too(coupler: str) -> None:
+    """On no device, whose tensors have sizes only: what is no CPU takes the batched products and fused attention.
+
+    Of a width for which torch has a grouped product; for others the host waits to hear where an expert's rows end.
+    """
+    config = dataclasses.replace(config_of(coupler), embed_dim=64)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+        compile_layers(model, backend="eager")
+        with any_shape():
+            for number, (rows, positions) in enumerate(((8, 48), (8, 48), (8, 64), (64, 8), (5, 5), (2, 48))):
+                with torch.compiler.set_stance("fail_on_recompile" if number > 1 else "default"):
+                    ids_BT = torch.zeros((rows, positions), dtype=torch.int64)
+                    hidden_BTD = model.hidden_states(ids_BT, torch.bfloat16)
+                    hidden_BTD.sum().backward()  # type: ignore[no-untyped-call]
+    assert counters["graph_break"] == {}
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.slow

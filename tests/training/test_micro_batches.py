@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import resource
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,35 @@ def chosen(room: int, training: TrainingConfig) -> int:
     return largest_micro_batch(MODEL, training, precision="bf16", device_type="cpu", room_bytes=room)
 
 
-def test_takes_the_largest_that_fits() -> None:
+def test_takes_the_fewest_equal_pieces_that_fit() -> None:
     training = TrainingConfig(batch_size=50)
-    sizes = [50, 25, 13, 7, 4, 2, 1]
+    sizes = [50, 25, 17, 13, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
     for size in sizes:
         assert chosen(peak(size, training), training) == size
     for size, smaller in itertools.pairwise(sizes):
         assert chosen(peak(size, training) - 1, training) == smaller
     assert chosen(0, training) == 1
+    assert chosen(2**50, TrainingConfig(batch_size=1)) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 64, 100])
+def test_no_fewer_pieces_would_fit(batch: int) -> None:
+    """Among all sizes, not only those that share the batch out evenly."""
+    training = TrainingConfig(batch_size=batch)
+    peaks = [peak(rows, training) for rows in range(1, batch + 1)]
+    # The whole batch is apart: it accumulates no gradients.
+    assert peaks[:-1] == sorted(peaks[:-1])
+    for room in {*peaks, *(bytes_ - 1 for bytes_ in peaks), 2**50}:
+        rows = chosen(room, training)
+        most = max((size for size, bytes_ in enumerate(peaks, 1) if bytes_ <= room), default=1)
+        assert rows == math.ceil(batch / math.ceil(batch / most))
+
+
+def test_a_whole_batch_that_takes_less_than_its_half_is_taken() -> None:
+    """One batch of two samples accumulates nothing; two of one sample do."""
+    training = TrainingConfig(batch_size=2)
+    assert peak(2, training) < peak(1, training)
+    assert chosen(peak(2, training), training) == 2
 
 
 def test_checkpointed_layers_leave_room_for_more_rows() -> None:

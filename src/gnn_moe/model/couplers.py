@@ -24,6 +24,7 @@ from gnn_moe.hypergraph import (
     incidence_matrix,
 )
 from gnn_moe.model.exchange import Exchange, off_diagonal, with_own
+from gnn_moe.model.propagation import propagate
 from gnn_moe.model.strengths import inverse_softplus, levelled, shuffled
 
 
@@ -233,11 +234,6 @@ class HypergraphCoupler(Coupler):
 
     def _ones(self) -> Tensor:
         return self.incidence_EM.new_ones(self.incidence_EM.shape[1])
-
-
-def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
-    """Σ_j P_ij x_j for every token: (E, E), (E, N, D) → (E, N, D)."""
-    return (propagation_EE.to(x_END.dtype) @ x_END.flatten(1)).view_as(x_END)
 
 
 class HGNNLayer(nn.Module):

@@ -134,8 +134,13 @@ def expert_by_expert_backward(
         grad_down_EDF[e] = grad_product_ND.T @ active_NF
         grad_inner_NF = torch.ops.aten.gelu_backward(grad_active_NF, inner_NF)
         grad_up_bias_EF[e] = grad_inner_NF.sum(dim=0)
-        grad_up_EFD[e] = grad_inner_NF.T @ _norm(hidden_ND, norm_gain_ED[e], norm_bias_ED[e])[0]
-        grad_through_norm_ND, grad_gain_ED[e], grad_shift_ED[e] = torch.ops.aten.native_layer_norm_backward(
+        # Gain and shift as if folded into W_u and b_u: torch's own sums of them are in bf16, token by token.
+        plain_ND = torch.native_layer_norm(hidden_ND, hidden_ND.shape[1:], None, None, LAYER_NORM_EPSILON)[0]
+        grad_folded_FD = (grad_inner_NF.T @ plain_ND).to(up_weight_EFD.dtype)
+        grad_gain_ED[e] = (grad_folded_FD * up_weight_EFD[e]).sum(dim=0)
+        grad_shift_ED[e] = grad_up_bias_EF[e] @ up_weight_EFD[e]
+        grad_up_EFD[e] = grad_folded_FD.mul_(norm_gain_ED[e]).addr_(grad_up_bias_EF[e], norm_bias_ED[e])
+        grad_through_norm_ND = torch.ops.aten.native_layer_norm_backward(
             grad_inner_NF @ up_weight_EFD[e].to(dtype),
             hidden_ND,
             hidden_ND.shape[1:],
@@ -143,8 +148,8 @@ def expert_by_expert_backward(
             deviation_EN1[e],
             norm_gain_ED[e],
             norm_bias_ED[e],
-            [True, True, True],
-        )
+            [True, False, False],
+        )[0]
         torch.add(grad_END[e], grad_through_norm_ND, out=grad_hidden_END[e])
     return [grad_hidden_END, *parameter_grads]
 

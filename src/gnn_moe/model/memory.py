@@ -97,9 +97,10 @@ def largest_micro_batch(
     room_bytes: int,
     positions: int | None = None,
 ) -> int:
-    """Rows of the largest micro-batch whose predicted peak fits the room: the batch, halved as often as it takes.
+    """Rows of the largest micro-batch that fits: the batch in as few equal pieces as the predicted peak has room for.
 
-    1 where not even one row fits. Arguments as for `workload_of`.
+    A size between two of these would need as many pieces as the smaller, the last one with fewer rows. 1 where not even
+    one row fits. Arguments as for `workload_of`.
     """
 
     def fits(rows: int) -> bool:
@@ -108,10 +109,10 @@ def largest_micro_batch(
         )
         return peak_memory(model, workload).total <= room_bytes
 
-    rows = training.batch_size
-    while rows > 1 and not fits(rows):
-        rows = math.ceil(rows / 2)
-    return rows
+    pieces = range(1, training.batch_size + 1)
+    sizes = sorted({math.ceil(training.batch_size / number) for number in pieces}, reverse=True)
+    # Each is asked: a whole batch accumulates no gradients, so it may take less memory than its half.
+    return next((rows for rows in sizes if fits(rows)), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +195,9 @@ def _coupled_layer(config: ModelConfig, workload: Workload) -> _LayerMemory:
     attention = _attention_bytes(workload, results, experts * config.heads)
     norm = number * results * (1 if workload.on_cpu else 2) + 8 * experts * tokens
     feed_forward = norm + _feed_forward_bytes(workload, results, 4 * results)
-    of_tokens = number * tokens * config.coupler.kept_numbers(shape)
-    coupler = of_tokens + number * config.coupler.kept_once(shape)
+    wide = config.coupler.kept_wide_numbers(shape)
+    of_tokens = tokens * (number * config.coupler.kept_numbers(shape) + _PARAMETER_BYTES * wide)
+    coupler = of_tokens + _PARAMETER_BYTES * config.coupler.kept_once(shape)
     readout = 2 * number * tokens * width + (_PARAMETER_BYTES * width + 8) * tokens
     folded = 3 * area + 4 * area * (not workload.on_cpu)
     copied = area + 4 * area * (not workload.on_cpu) + width**2 + config.coupler.parameters(shape)
