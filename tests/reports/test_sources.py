@@ -106,6 +106,15 @@ def test_two_runs_of_a_point_and_seed_are_named_and_the_first_counts(tmp_path: P
     assert group.points[0].by_seed("reported_loss") == {42: 5.0}
 
 
+def test_a_run_that_sees_the_future_has_no_result(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", loss=5.0, seed=1, summary={"causal": True})
+    write_run(tmp_path / "b", loss=0.1, seed=2, summary={"causal": False})
+    group = group_of(tmp_path)
+    assert group.points[0].by_seed("reported_loss") == {1: 5.0}
+    (leaking,) = group.points[0].failed
+    assert (leaking.name, leaking.error_class) == ("b", "leaking")
+
+
 def test_nothing_completed_is_said(tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary={"status": "interrupted"})
     with pytest.raises(NothingCompleted, match="holds no completed run"):

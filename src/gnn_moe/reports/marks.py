@@ -70,17 +70,12 @@ def finite_or_none(values: Sequence[float | None]) -> list[float | None]:
 
 
 def chart_layout(x_title: str, y_title: str, *, logarithmic: bool) -> dict[str, Any]:
-    """A layout with both titles and two buttons, for a linear and a logarithmic x axis."""
-    kinds = ["log", "linear"] if logarithmic else ["linear", "log"]
-    buttons = [{"label": f"{kind} x", "method": "relayout", "args": [{"xaxis.type": kind}]} for kind in kinds]
+    """A layout with both titles; the page has switches for logarithmic axes."""
     return {
-        "xaxis": {"title": {"text": x_title}, "type": kinds[0], "automargin": True},
+        "xaxis": {"title": {"text": x_title}, "type": "log" if logarithmic else "linear", "automargin": True},
         "yaxis": {"title": {"text": y_title}, "automargin": True},
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": -0.25, "groupclick": "togglegroup"},
-        "updatemenus": [
-            {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.15, "buttons": buttons}
-        ],
     }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
-from gnn_moe.reports.sources import Group, Run
+from gnn_moe.reports.sources import LEAKING, Group, Run
 
 _LOSS_IN_WORDS = {
     "reported_loss": "One half of the evaluation text (the first rows) chooses the evaluation, the other half gives "
@@ -94,8 +94,8 @@ def _states(group: Group) -> str:
 
 
 def _causality(group: Group) -> str:
-    completed = [run for run in group.runs if run.is_completed]
-    seen = Counter(run.values.get("causal") for run in completed)
+    asked = [run for run in group.runs if run.is_completed or run.error_class == LEAKING]
+    seen = Counter(run.values.get("causal") for run in asked)
     words = {True: "do not see the future", False: "SEE THE FUTURE", None: "were not asked (an older version)"}
     return (
         "Causality of the checkpoints: "
@@ -129,4 +129,4 @@ def _row(group: Group, run: Run) -> tuple[Cell, ...]:
 def _commands(group: Group) -> Iterable[Block]:
     for study in group.studies:
         yield Paragraph(f"{study.values['study']} was made by")
-        yield Code(shlex.join(study.values["command"]))
+        yield Code(command(study.values["command"]))

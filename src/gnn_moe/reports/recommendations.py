@@ -11,7 +11,6 @@ Three kinds, as the seed has them, chosen from the points that no other beats in
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.plans import plan_memory
+from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section
 from gnn_moe.reports.sources import Group, Point, Run
@@ -54,10 +54,10 @@ def recommendations_section(group: Group, front: Sequence[Point], next_steps: Se
     blocks: list[Block] = []
     for each in found:
         blocks += _shown(each, group)
-    if found and (command := _comparison_command(found[0].point)) is not None:
+    if found and (comparison := _comparison_command(found[0].point)) is not None:
         blocks += [
             Paragraph("Comparison: the performance configuration with either coupler, five seeds, equal FLOPs."),
-            Code(command),
+            Code(comparison),
         ]
     if not found:
         blocks.append(Paragraph("No completed run has both a loss and its minutes, so nothing is recommended.", "note"))
@@ -137,7 +137,7 @@ def _planned(config: RunConfig) -> str:
 
 def train_command(config: RunConfig) -> str:
     """The command of a run, without where it was written."""
-    return shlex.join(["gnn-moe", "train", *train_words(dataclasses.replace(config, output=OutputConfig()))])
+    return command(["gnn-moe", "train", *train_words(dataclasses.replace(config, output=OutputConfig()))])
 
 
 def _comparison_command(point: Point) -> str | None:
@@ -149,7 +149,7 @@ def _comparison_command(point: Point) -> str | None:
     )
     common = train_words(dataclasses.replace(config, model=model, output=OutputConfig()))
     arms = ["--arm", "gnn:--coupler_type GNN", "--arm", "hgnn:--coupler_type HGNN"]
-    return shlex.join(
+    return command(
         ["gnn-moe", "compare", "--study", "gnn-or-hgnn", *arms, "--budget", "flops", "--seeds", _FIVE, *common]
     )
 

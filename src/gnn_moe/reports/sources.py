@@ -23,7 +23,8 @@ from gnn_moe.studies.space import Value, values_of, with_values
 from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
 from gnn_moe.training.record import read_metrics
 
-COMPLETED = "completed"
+COMPLETED, FAILED, LEAKING = "completed", "failed", "leaking"
+_LEAK = "its checkpoint sees later tokens or other rows; its losses mean nothing"
 LOSSES = ("reported_loss", "best_eval_loss")
 """Of a run, the better first: one half of the text chooses the checkpoint and the other judges it; or both are one."""
 NOT_OF_A_POINT = ("seed", "micro_batch_size", "vocab_size")
@@ -107,7 +108,7 @@ class Point:
 
     @property
     def failed(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if run.state == "failed")
+        return tuple(run for run in self.runs if run.state == FAILED)
 
     @property
     def label(self) -> str:
@@ -283,6 +284,7 @@ def _run_of_folder(folder: Path) -> Run:
     files = RunFolder(folder)
     config = files.read_config()
     summary = files.read_summary() or {}
+    leaks = summary.get("causal") is False  # as in a study: its losses mean nothing
     return Run(
         name=folder.name,
         study=None,
@@ -290,9 +292,9 @@ def _run_of_folder(folder: Path) -> Run:
         seed=config.training.seed,
         settings=values_of(config),
         config=config,
-        state=summary.get("status", "running"),
-        error_class=summary.get("error_class"),
-        error_message=summary.get("error_message"),
+        state=FAILED if leaks else summary.get("status", "running"),
+        error_class=LEAKING if leaks else summary.get("error_class"),
+        error_message=_LEAK if leaks else summary.get("error_message"),
         values=summary,
         folder=folder,
     )
