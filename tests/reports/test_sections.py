@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from gnn_moe.config import RunConfig
 from gnn_moe.parsing import parse_flags
@@ -101,6 +102,27 @@ def test_couplers_that_differ_in_nothing_else_are_paired_by_seed(tmp_path: Path)
     assert (two.verdict, two.baseline) == ("better", "GNN (num_experts 2)")
     assert four.verdict == "no evidence"
     assert "HGNN (num_experts 2) is better than GNN (num_experts 2)" in words_of(arms_section(group))
+
+
+def test_couplers_with_other_settings_stay_apart(tmp_path: Path) -> None:
+    """Two strategies of HGNN are two arms; a model that trained ten times as long is no arm beside the others."""
+    for seed in (1, 2, 3, 4, 5):
+        own = 0.001 * (seed % 3)
+        write_run(tmp_path / f"gnn-{seed}", coupler_type="GNN", seed=seed, loss=5 + own)
+        for strategy, loss in (("all_pairs", 4.0), ("all_triplets", 6.0)):
+            name = f"{strategy}-{seed}"
+            settings: dict[str, Any] = {"coupler_type": "HGNN", "static_hyperedge_strategy": strategy, "seed": seed}
+            write_run(tmp_path / name, loss=loss + 0.002 * ((seed * 2) % 3), **settings)
+        write_run(tmp_path / f"long-{seed}", coupler_type="mean", max_steps=1000, seed=seed, loss=3.0)
+    (found,) = loose_comparisons(group_of(tmp_path))
+    assert [(each.verdict, "triplets" in each.arm) for each in found] == [("better", False), ("worse", True)]
+
+
+def test_a_pruned_run_is_not_recommended(tmp_path: Path) -> None:
+    write_run(tmp_path / "full", num_experts=2, loss=5.0, minutes=9.0)
+    write_run(tmp_path / "pruned", num_experts=4, loss=4.9, minutes=1.0, summary={"pruned": True})
+    group = group_of(tmp_path)
+    assert [found.point.label for found in recommend(group, front_points(group))] == ["num_experts 2"]
 
 
 def test_runs_without_arms_say_that_nothing_was_compared(tmp_path: Path) -> None:

@@ -117,7 +117,11 @@ def test_a_run_that_sees_the_future_has_no_result(tmp_path: Path) -> None:
 
 def test_nothing_completed_is_said(tmp_path: Path) -> None:
     write_run(tmp_path / "a", summary={"status": "interrupted"})
-    with pytest.raises(NothingCompleted, match="holds no completed run"):
+    with pytest.raises(BadInput, match="holds no completed run") as ended:
+        read_sources([tmp_path])
+    assert not isinstance(ended.value, NothingCompleted)  # nothing to wait for
+    write_run(tmp_path / "b", seed=1, summary={"status": "running"})
+    with pytest.raises(NothingCompleted):
         read_sources([tmp_path])
 
 

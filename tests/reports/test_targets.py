@@ -86,6 +86,14 @@ def test_differences_and_ratios_are_paired_by_seed(tmp_path: Path) -> None:
     assert all(row[5] == "cannot be told" and row[6] for row in rows[3:])
 
 
+def test_a_target_of_another_text_cannot_be_told(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    wanted = (target(value=100.0), target(value=100.0, tokenizer="bytes"), target(value=100.0, num_eval_samples=5))
+    rows = tables(targets_section(group_of(tmp_path), wanted))["Targets and success metrics"]
+    assert [row[5] for row in rows] == ["met", "cannot be told", "cannot be told"]
+    assert rows[1][6] == "another protocol: tokenizer gpt2, and the target is for bytes"
+
+
 def test_any_number_of_a_record_can_be_a_target(tmp_path: Path) -> None:
     write_pair(tmp_path)
     found = measure_number(group_of(tmp_path), "train_minutes", "HGNN", None)

@@ -6,6 +6,7 @@ seed by seed and with the same statistics, where points differ in nothing but th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,10 @@ from gnn_moe.studies.verdicts import Arm, Comparison, compare, in_words
 
 KINDS = ("architecture", "coupler_type")
 """Fields whose values are arms where nothing else differs."""
-FOLLOWS = ("static_hyperedge_strategy", "hgnn_learnable_edge_weights", "max_steps")
-"""Fields that go with an arm: what HGNN alone has, and the steps that a budget gave."""
+FOLLOWS = ("static_hyperedge_strategy", "hgnn_learnable_edge_weights")
+"""Fields that go with a coupler: what HGNN alone has."""
+_BUDGETED = "max_steps"
+"""The field that the budget of a comparison gives each arm; elsewhere it is a setting like others."""
 _FIRST = "GNN"
 """What others are held against, where it is among them."""
 _SEED = 0
@@ -147,9 +150,14 @@ def loose_comparisons(group: Group) -> list[tuple[Comparison, ...]]:
     alike: dict[str, list[Point]] = {}
     for point in group.points:
         if point.arm is None or not _is_compared(group, point):
-            rest = {name: value for name, value in point.settings.items() if name not in (*KINDS, *FOLLOWS)}
-            alike.setdefault(repr(sorted(rest.items())), []).append(point)
+            alike.setdefault(repr(besides_coupler(point)), []).append(point)
     return [_compared(group, points) for points in alike.values() if len({kind_of(point) for point in points}) > 1]
+
+
+def besides_coupler(point: Point) -> list[tuple[str, object]]:
+    """The settings of a point that its coupler does not explain, nor the budget of its comparison."""
+    explained = (*KINDS, *FOLLOWS, *((_BUDGETED,) if point.arm is not None else ()))
+    return sorted((name, value) for name, value in point.settings.items() if name not in explained)
 
 
 def _is_compared(group: Group, point: Point) -> bool:
@@ -165,22 +173,23 @@ def kind_of(point: Point) -> str:
 
 
 def _compared(group: Group, points: Sequence[Point]) -> tuple[Comparison, ...]:
-    named = {kind_of(point): _arm(point, group.loss_name) for point in points}
-    first = named.pop(_FIRST, None) or named.pop(next(iter(named)))
+    kinds = Counter(map(kind_of, points))
+    ordered = sorted(points, key=lambda point: kind_of(point) != _FIRST)
+    arms = [_arm(point, group.loss_name, is_only=kinds[kind_of(point)] == 1) for point in ordered]
     return compare(
-        first,
-        list(named.values()),
-        configurations_tried=max(len(group.points), len(named) + 1),
+        arms[0],
+        arms[1:],
+        configurations_tried=max(len(group.points), len(arms)),
         generator=np.random.default_rng(_SEED),
     )
 
 
-def _arm(point: Point, loss: str) -> Arm:
+def _arm(point: Point, loss: str, *, is_only: bool) -> Arm:
+    """Named by its coupler, and by all that tells it apart where others have the same coupler."""
     by_seed = point.by_seed(loss)
-    rest = ", ".join(f"{name} {value}" for name, value in point.settings.items() if name not in (*KINDS, *FOLLOWS))
-    return Arm(
-        name=kind_of(point) + (f" ({rest})" if rest else ""), seeds=tuple(by_seed), losses=tuple(by_seed.values())
-    )
+    rest = ", ".join(f"{name} {value}" for name, value in besides_coupler(point))
+    name = kind_of(point) + (f" ({rest})" if rest else "") if is_only else point.label
+    return Arm(name=name, seeds=tuple(by_seed), losses=tuple(by_seed.values()))
 
 
 def _loose_block(found: tuple[Comparison, ...]) -> Block:

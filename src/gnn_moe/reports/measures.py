@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gnn_moe.errors import BadInput
-from gnn_moe.reports.arms import FOLLOWS, KINDS, kind_of
+from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.studies.drift import read_drift
@@ -39,11 +39,8 @@ def lowest(group: Group, kind: str | None) -> Point | None:
 
 def counterpart(group: Group, point: Point, kind: str) -> Point | None:
     """The point of another coupler that differs in nothing else."""
-
-    def rest(each: Point) -> list[tuple[str, object]]:
-        return sorted((name, value) for name, value in each.settings.items() if name not in (*KINDS, *FOLLOWS))
-
-    return next((each for each in group.points if kind_of(each) == kind and rest(each) == rest(point)), None)
+    wanted = besides_coupler(point)
+    return next((each for each in group.points if kind_of(each) == kind and besides_coupler(each) == wanted), None)
 
 
 def measure_number(group: Group, name: str, arm: str | None, _: str | None) -> Measured:

@@ -104,7 +104,8 @@ class Point:
 
     @property
     def completed(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if run.is_completed)
+        """Those whose numbers count: a pruned run was stopped for its losses, and compares with none that ended."""
+        return tuple(run for run in self.runs if run.is_completed and not run.values.get("pruned"))
 
     @property
     def failed(self) -> tuple[Run, ...]:
@@ -210,7 +211,8 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
         else:
             runs.append(_run_of_folder(folder))
     if not any(run.is_completed for run in runs):
-        raise NothingCompleted(
+        waits = any(run.state in ("running", "waiting") for run in runs)
+        raise (NothingCompleted if waits else BadInput)(
             f"{', '.join(map(str, paths))}: holds no completed run, so there is nothing to report; "
             "finish one first (gnn-moe sweep status shows how far a study is)"
         )

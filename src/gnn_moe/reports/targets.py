@@ -18,7 +18,7 @@ from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.measures import MEASURES, Measured, measure_number
-from gnn_moe.reports.sources import Group
+from gnn_moe.reports.sources import Group, Protocol
 
 Side = Literal["at_most", "at_least", "below", "above"]
 _SIGNS: Mapping[Side, str] = {"at_most": "≤", "at_least": "≥", "below": "<", "above": ">"}
@@ -36,6 +36,17 @@ class Target:
     value: float
     arm: str | None = None
     against: str | None = None
+    tokenizer: str | None = None
+    num_eval_samples: int | None = None
+    """With `tokenizer`, of the text that it is a target for; None for any."""
+
+    def mismatch(self, protocol: Protocol) -> str | None:
+        """What keeps losses of a protocol from telling, or None."""
+        for name in ("tokenizer", "num_eval_samples"):
+            wanted, found = getattr(self, name), getattr(protocol, name)
+            if wanted is not None and wanted != found:
+                return f"another protocol: {name} {found}, and the target is for {wanted}"
+        return None
 
     def in_words(self) -> str:
         return f"{_SIGNS[self.side]} {self.value:g}"
@@ -81,19 +92,22 @@ def parse_targets(text: str, source: str) -> tuple[Target, ...]:
 
 def _target(table: Mapping[str, Any], where: str) -> Target:
     sides = [side for side in _SIGNS if side in table]
-    known = {"name", "measure", "arm", "against", *_SIGNS}
+    known = {"name", "measure", "arm", "against", "tokenizer", "num_eval_samples", *_SIGNS}
     if unknown := table.keys() - known:
         raise unknown_name(f"{where}:", min(unknown), sorted(known))
     if len(sides) != 1:
         raise BadInput(f"{where}: give one of {', '.join(_SIGNS)}, not {len(sides)}")
-    texts = {name: table.get(name) for name in ("name", "measure", "arm", "against")}
+    texts = {name: table.get(name) for name in ("name", "measure", "arm", "against", "tokenizer")}
     for name, text in texts.items():
         if not isinstance(text, str) and (text is not None or name in ("name", "measure")):
             raise BadInput(f"{where}: {name} {text!r} must be a text")
     value = table[sides[0]]
     if not is_number(value):
         raise BadInput(f"{where}: {sides[0]} {value!r} must be a number")
-    return Target(**texts, side=sides[0], value=float(value))  # type: ignore[arg-type]
+    samples = table.get("num_eval_samples")
+    if samples is not None and type(samples) is not int:
+        raise BadInput(f"{where}: num_eval_samples {samples!r} must be a whole number, or -1 for all")
+    return Target(**texts, num_eval_samples=samples, side=sides[0], value=float(value))  # type: ignore[arg-type]
 
 
 def outcome_of(target: Target, found: Measured) -> Outcome:
@@ -120,7 +134,8 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
     rows = []
     for target in targets:
         measure: Callable[..., Measured] = MEASURES.get(target.measure, measure_number)
-        found = measure(group, target.measure, target.arm, target.against)
+        mismatch = target.mismatch(group.protocol)
+        found = Measured(said=mismatch) if mismatch else measure(group, target.measure, target.arm, target.against)
         rows.append(_row(target, found))
     rule = (
         "Met: the whole interval lies on the good side of the target; not met: it lies on the other side; cannot be "
