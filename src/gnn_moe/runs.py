@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import shlex
 import sys
@@ -20,7 +21,7 @@ from gnn_moe.config import COUPLED, RunConfig, Sampling
 from gnn_moe.data.batches import longest_batch
 from gnn_moe.data.corpus import Corpus, load_corpus
 from gnn_moe.data.samples import choose
-from gnn_moe.errors import BadInput
+from gnn_moe.errors import BadInput, NonFiniteError
 from gnn_moe.figures import write_figures
 from gnn_moe.hypergraph import build_hyperedges, incidence_matrix
 from gnn_moe.model.causality import CausalityCheck, check_causality, rows_to_ask
@@ -238,6 +239,11 @@ class _Run:
                 on_batch=self.stop.check,
             )
         trainer.progress.eval_seconds += time.perf_counter() - began
+        if not math.isfinite(found.eval_loss):
+            raise NonFiniteError(
+                f"the training loss of the last model is {found.eval_loss}, measured on as many training samples as "
+                "there are evaluation samples; try a lower --learning_rate"
+            )
         return found.eval_loss
 
     def _check_causality(self, trainer: Trainer) -> CausalityCheck:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gnn_moe.reports.document import Document
 from gnn_moe.reports.markdown import escaped, to_markdown
 from gnn_moe.reports.report import build_report
 from gnn_moe.reports.sources import read_sources
@@ -64,13 +65,16 @@ def write_arms(folder: Path) -> None:
 REPORTS: Mapping[str, Callable[[Path], None]] = {"sweep": write_sweep, "arms": write_arms}
 
 
-def report(name: str, folder: Path) -> str:
-    """report.md of one of `REPORTS`, with its runs beside it."""
-    runs = folder / "runs"
+def document(name: str, runs: Path) -> Document:
+    """One of `REPORTS`, whose runs are written into a folder."""
     REPORTS[name](runs)
     groups, notes = read_sources([runs])
-    document = build_report(groups, title=f"A {name}", targets=seed_targets(), with_reference=False, notes=notes)
-    text = to_markdown(document, folder=folder / "report")
+    return build_report(groups, title=f"A {name}", targets=seed_targets(), with_reference=False, notes=notes)
+
+
+def report(name: str, folder: Path) -> str:
+    """report.md of one of `REPORTS`, with its runs beside it."""
+    text = to_markdown(document(name, folder / "runs"), folder=folder / "report")
     # Commands and notes name folders as they were given.
     for name_of_it in (escaped(str(folder)), str(folder)):
         text = text.replace(name_of_it, "FOLDER")

@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from gnn_moe.reports.writer import write_report
+from tests.reports import golden
 from tests.reports.browser import SCHEMES, WIDTHS, chromium, complaints, evaluated, requests, scheme_is, show, wait_for
 from tests.reports.samples import NASTY, sample
 
@@ -43,8 +44,22 @@ def first_column(header: WebElement) -> list[str]:
     return [cell.text for cell in header.find_elements(By.XPATH, "ancestor::table/tbody/tr/*[1]")]
 
 
-@pytest.mark.parametrize(("width", "scheme"), list(product(WIDTHS, SCHEMES)))
-def test_the_page_opens_without_complaint_and_fits(browser: Chrome, page: Path, width: int, scheme: str) -> None:
+@pytest.fixture(scope="module")
+def pages(page: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The sample, and reports that were built from runs: wide tables, long commands, many figures."""
+    found = {"sample": page}
+    for name in golden.REPORTS:
+        folder = tmp_path_factory.mktemp(name)
+        write_report(golden.document(name, folder / "runs"), folder / "report")
+        found[name] = folder / "report" / "report.html"
+    return found
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), list(product(["sample", *golden.REPORTS], WIDTHS, SCHEMES)))
+def test_the_page_opens_without_complaint_and_fits(
+    browser: Chrome, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    page = pages[name]
     show(browser, page, width=width, scheme=scheme)
     found = Axe().run(browser)
     assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]] == []

@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gnn_moe.config import RunConfig
 from gnn_moe.parsing import parse_flags
 from gnn_moe.reports.arms import arms_section, loose_comparisons
@@ -142,6 +144,26 @@ def test_the_first_page_says_what_is_not_known(tmp_path: Path) -> None:
     assert "1 failed runs would have given (killed)" in said
     assert "2 checkpoints see the future: they are of a version that did not ask" in said
     assert "--coupler_type mean" in said
+
+
+def test_a_second_run_of_a_seed_gives_neither_loss_nor_minutes(tmp_path: Path) -> None:
+    for name, loss, minutes in (("a", 5.0, 1.0), ("b", 4.0, 100.0)):
+        write_run(tmp_path / name, loss=loss, minutes=minutes)
+    group = group_of(tmp_path)
+    assert "It took 1.0 minutes" in words_of(recommendations_section(group, front_points(group)))
+
+
+DAMAGED_ENVIRONMENTS = ("{", "[]", "{}", '{"data": 3}', '{"data": {"valid": {"samples": 3}}, "versions": [1]}')
+
+
+@pytest.mark.parametrize("text", DAMAGED_ENVIRONMENTS)
+def test_a_damaged_environment_is_not_recorded(text: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", summary={"causal": "maybe"})
+    (run / "environment.json").write_text(text)
+    said = words_of(protocol_section(group_of(tmp_path)))
+    assert "Data fingerprints: not recorded" in said
+    assert "Versions: not recorded" in said
+    assert "1 were not asked" in said
 
 
 def test_the_protocol_names_leaks_failures_and_what_is_not_recorded(tmp_path: Path) -> None:

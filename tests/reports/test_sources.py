@@ -75,6 +75,40 @@ def test_runs_of_several_texts_are_refused_or_grouped(tmp_path: Path) -> None:
     assert [[run.name for run in group.runs] for group in groups] == [["one"], ["other"]]
 
 
+def write_text(run: Path, fingerprint: object) -> None:
+    valid = {"samples": 3, "predicted_tokens": 30} | ({} if fingerprint is None else {"fingerprint": fingerprint})
+    (run / "environment.json").write_text(json.dumps({"data": {"valid": valid}}))
+
+
+def test_texts_of_one_name_that_differ_are_refused_or_grouped(tmp_path: Path) -> None:
+    """A run that did not record its text is taken for one of the first."""
+    for name, text in (("a", "1" * 64), ("b", "2" * 64), ("c", "1" * 64), ("d", None)):
+        write_text(write_run(tmp_path / name, seed=ord(name)), text)
+    with pytest.raises(BadInput, match=r"runs of 2 protocols.*of text 111111111111; .*of text 222222222222"):
+        read_sources([tmp_path])
+    groups, _ = read_sources([tmp_path], grouped=True)
+    assert [[run.name for run in group.runs] for group in groups] == [["a", "c", "d"], ["b"]]
+
+
+def test_studies_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    for parent in ("x", "y"):
+        write_study(tmp_path / parent / "same", [trial(2, 1)])
+    with pytest.raises(BadInput, match="are studies of one name, same; report them one by one"):
+        read_sources([tmp_path / "x" / "same", tmp_path / "y" / "same"])
+
+
+def test_a_damaged_record_is_left_out_and_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name)
+    (tmp_path / "a" / "summary.json").write_text("{")
+    (group,), notes = read_sources([tmp_path])
+    assert [run.name for run in group.runs] == ["b"]
+    assert notes[0].startswith(f"{tmp_path / 'a'} is left out: ")
+    (tmp_path / "b" / "config.json").write_text("{")
+    with pytest.raises(BadInput, match=r"holds no completed run.*is left out"):
+        read_sources([tmp_path])
+
+
 def test_a_study_whose_folders_are_elsewhere_still_has_its_numbers(tmp_path: Path) -> None:
     bad = {"state": "failed", "error_class": "bad_config", "error_message": "no such thing", "reported_loss": None}
     study = write_study(tmp_path / "study", [trial(2, 1), trial(4, 1), trial(-3, 1, **bad)])
@@ -90,6 +124,14 @@ def test_the_loss_is_one_that_every_completed_run_has(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", [trial(2, 1), trial(4, 1, reported_loss=None)])
     (group,), _ = read_sources([study])
     assert group.loss_name == "best_eval_loss"
+
+
+def test_a_run_without_any_loss_does_not_choose_which_is_reported(tmp_path: Path) -> None:
+    study = write_study(
+        tmp_path / "study", [trial(2, 1), trial(4, 1), trial(8, 1, reported_loss=None, best_eval_loss=None)]
+    )
+    (group,), _ = read_sources([study])
+    assert group.loss_name == "reported_loss"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "5"])

@@ -102,6 +102,19 @@ def test_any_number_of_a_record_can_be_a_target(tmp_path: Path) -> None:
     assert "no run has a finite nonsense" in measure_number(group_of(tmp_path), "nonsense", None, None).said
 
 
+def test_what_nobody_recorded_is_no_measure(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    with pytest.raises(BadInput, match="measure 'los_difference' is not known: did you mean loss_difference"):
+        targets_section(group_of(tmp_path), (target(measure="los_difference"),))
+
+
+def test_minutes_of_0_have_no_ratio(tmp_path: Path) -> None:
+    for kind in ("GNN", "HGNN"):
+        write_run(tmp_path / kind, coupler_type=kind, minutes=0.0)
+    found = MEASURES["minutes_ratio"](group_of(tmp_path), "minutes_ratio", "HGNN", "GNN")
+    assert (found.value, "of 0 has no ratio" in found.said) == (None, True)
+
+
 def test_without_the_coupler_or_its_counterpart_nothing_is_told(tmp_path: Path) -> None:
     write_run(tmp_path / "only", coupler_type="HGNN")
     group = group_of(tmp_path)

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 
+from gnn_moe.errors import BadInput
 from gnn_moe.training import memory_limits
 from gnn_moe.training.memory_limits import container_headrooms, count_oom_kills, room_bytes
 
@@ -92,3 +93,10 @@ def test_kills_for_want_of_memory_are_counted_in_the_groups_and_on_the_machine(
 def test_room_on_this_machine() -> None:
     room = room_bytes(torch.device("cpu"))
     assert 0 < room <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", ""])
+def test_runs_at_once_that_are_no_number_are_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(memory_limits.RUNS_AT_ONCE, asked)
+    with pytest.raises(BadInput, match=r"GNN_MOE_RUNS_AT_ONCE=.* must be a positive whole number"):
+        room_bytes(torch.device("cpu"))

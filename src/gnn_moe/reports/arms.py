@@ -20,8 +20,18 @@ from gnn_moe.studies.verdicts import Arm, Comparison, compare, in_words
 
 KINDS = ("architecture", "coupler_type")
 """Fields whose values are arms where nothing else differs."""
-FOLLOWS = ("static_hyperedge_strategy", "hgnn_learnable_edge_weights")
-"""Fields that go with a coupler: what HGNN alone has."""
+FOLLOWS = (
+    "static_hyperedge_strategy",
+    "hgnn_learnable_edge_weights",
+    "hgnn_conv_type",
+    "hgnn_content_gates",
+    "hyperedges",
+    "match",
+    "router_top_k",
+    "load_balancing_weight",
+    "router_z_weight",
+)
+"""Fields that go with a coupler or an architecture: others have no use for them."""
 _BUDGETED = "max_steps"
 """The field that the budget of a comparison gives each arm; elsewhere it is a setting like others."""
 _FIRST = "GNN"

@@ -7,8 +7,9 @@ nothing but the coupler.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gnn_moe.errors import BadInput
@@ -43,17 +44,26 @@ def counterpart(group: Group, point: Point, kind: str) -> Point | None:
     return next((each for each in group.points if kind_of(each) == kind and besides_coupler(each) == wanted), None)
 
 
+def _estimated(said: str, values: Sequence[float]) -> Measured:
+    """The mean of one value a seed, with its interval or why there is none."""
+    found = mean_estimate(values)
+    why = f"; {found.reason}" if found.reason else ""
+    return Measured(said=f"{said}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+
+
+def _no_run(arm: str | None) -> Measured:
+    return Measured(said=f"no completed run of {arm or 'any kind'}")
+
+
 def measure_number(group: Group, name: str, arm: str | None, _: str | None) -> Measured:
     """A number of the runs' records."""
     point = lowest(group, arm)
     if point is None:
-        return Measured(said=f"no completed run of {arm or 'any kind'}")
+        return _no_run(arm)
     by_seed = point.by_seed(name)
     if not by_seed:
         return Measured(said=f"{point.label}: no run has a finite {name}")
-    found = mean_estimate(list(by_seed.values()))
-    why = f"; {found.reason}" if found.reason else ""
-    return Measured(said=f"{point.label}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+    return _estimated(point.label, list(by_seed.values()))
 
 
 def measure_loss(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
@@ -63,24 +73,27 @@ def measure_loss(group: Group, _: str, arm: str | None, against: str | None) -> 
 
 def _paired(group: Group, name: str, arm: str | None, against: str | None, *, logarithms: bool) -> Measured:
     point = lowest(group, arm)
-    if point is None or against is None:
-        return Measured(said=f"no completed run of {arm or 'any kind'}" if against else "nothing to hold it against")
+    if point is None:
+        return _no_run(arm)
+    if against is None:
+        return Measured(said="nothing to hold it against")
     other = counterpart(group, point, against)
     if other is None:
         return Measured(said=f"no {against} with the settings of {point.label}")
     ours, theirs = point.by_seed(name), other.by_seed(name)
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if not pairs:
         return Measured(said=f"{point.label} and {other.label} have no seed in common")
-    pairs = [(ours[seed], theirs[seed]) for seed in seeds]
-    found = mean_estimate([math.log(a / b) if logarithms else a - b for a, b in pairs])
-    change = math.exp if logarithms else float
-    interval = found.interval and Interval(
-        low=change(found.interval.low), high=change(found.interval.high), level=found.interval.level
+    if not logarithms:
+        return _estimated(f"{point.label} minus {other.label}, by seed", [a - b for a, b in pairs])
+    if any(value <= 0 for pair in pairs for value in pair):
+        return Measured(said=f"{point.label} and {other.label}: {name} of 0 has no ratio")
+    found = _estimated(f"{point.label} over {other.label}, by seed", [math.log(a / b) for a, b in pairs])
+    assert found.value is not None
+    interval = found.interval and dataclasses.replace(
+        found.interval, low=math.exp(found.interval.low), high=math.exp(found.interval.high)
     )
-    why = f"; {found.reason}" if found.reason else ""
-    said = f"{point.label} {'over' if logarithms else 'minus'} {other.label}, by seed{why}"
-    return Measured(said=said, value=change(found.mean), interval=interval, seeds=len(seeds))
+    return dataclasses.replace(found, value=math.exp(found.value), interval=interval)
 
 
 def measure_loss_difference(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
@@ -94,10 +107,10 @@ def measure_minutes_ratio(group: Group, _: str, arm: str | None, against: str | 
 
 
 def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
-    """How far learned strengths moved, over how far that differs between seeds: of the graph where it is most."""
+    """How far learned strengths moved, over how far that differs between seeds: of the graph where that is least."""
     point = lowest(group, arm)
     if point is None:
-        return Measured(said=f"no completed run of {arm or 'any kind'}")
+        return _no_run(arm)
     folders = [run.folder for run in point.completed if run.folder is not None]
     if len(folders) < 2:
         return Measured(said=f"{point.label}: {len(folders)} record of strengths, and a spread needs two")
@@ -128,28 +141,24 @@ def measure_epochs_falling(group: Group, _: str, arm: str | None, __: str | None
     """The share of epochs after the first in which the evaluation loss of a seed fell."""
     point = lowest(group, arm)
     if point is None:
-        return Measured(said=f"no completed run of {arm or 'any kind'}")
+        return _no_run(arm)
     curves = [curve for found in read_curves(group)[0] if found.point is point for curve in found.curves]
     shares = [share for curve in curves if (share := descent(losses_by_epoch(curve)).share) is not None]
     if not shares:
         most = max((len(losses_by_epoch(curve)) for curve in curves), default=0)
         return Measured(said=f"{point.label}: {most} epochs with an evaluation, and {LEAST_EPOCHS} are needed")
-    found = mean_estimate(shares)
-    why = f"; {found.reason}" if found.reason else ""
-    return Measured(said=f"{point.label}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+    return _estimated(point.label, shares)
 
 
 def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
     """Evaluation loss minus training loss of the last model, both without dropout, by seed."""
     point = lowest(group, arm)
     if point is None:
-        return Measured(said=f"no completed run of {arm or 'any kind'}")
+        return _no_run(arm)
     gaps = gaps_of(point)
     if not gaps:
         return Measured(said=f"{point.label}: its runs did not measure the training loss without dropout")
-    found = mean_estimate(list(gaps.values()))
-    why = f"; {found.reason}" if found.reason else ""
-    return Measured(said=f"{point.label}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+    return _estimated(point.label, list(gaps.values()))
 
 
 MEASURES: Mapping[str, Callable[[Group, str, str | None, str | None], Measured]] = {

@@ -71,7 +71,7 @@ def _unknown(group: Group) -> Iterator[str]:
     if failed:
         classes = ", ".join(sorted({str(run.error_class) for run in failed}))
         yield f"What {len(failed)} failed runs would have given ({classes}); the tables have their reasons."
-    unasked = [run for run in group.runs if run.is_completed and run.values.get("causal") is None]
+    unasked = [run for run in group.runs if run.is_completed and run.causal is None]
     if unasked:
         yield f"Whether {len(unasked)} checkpoints see the future: they are of a version that did not ask."
     if absent := [said for kind, said in _CONTROLS.items() if kind not in {kind_of(point) for point in group.points}]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
@@ -57,35 +56,38 @@ def protocol_section(group: Group, notes: Iterable[str] = ()) -> Section:
     return Section(title="Protocol", anchor="protocol", blocks=facts)
 
 
-def _listed(title: str, group: Group, of_environment: Callable[[Mapping[str, Any]], str]) -> str:
+def _listed(title: str, group: Group, of_run: Callable[[Run], str]) -> str:
     """What runs say, and how many of them."""
-    found = Counter(_UNKNOWN if run.environment is None else of_environment(run.environment) for run in group.runs)
+    found = Counter(of_run(run) or _UNKNOWN for run in group.runs)
     several = len(found) > 1
     return (
         f"{title}: " + "; ".join(f"{said} ({count} runs)" if several else said for said, count in found.items()) + "."
     )
 
 
-def _fingerprints(environment: Mapping[str, Any]) -> str:
-    data = environment.get("data") or {}
-    splits = [
-        f"{split} {data[split]['fingerprint'][:12]} ({data[split]['samples']:,} samples, "
-        f"{data[split]['predicted_tokens']:,} predicted tokens)"
-        for split in ("train", "valid")
-        if split in data
-    ]
-    return ", ".join(splits) or _UNKNOWN
+def _fingerprints(run: Run) -> str:
+    splits = []
+    for split in ("train", "valid"):
+        text = run.recorded("data", split, "fingerprint")
+        samples, tokens = run.recorded("data", split, "samples"), run.recorded("data", split, "predicted_tokens")
+        if isinstance(text, str) and isinstance(samples, int) and isinstance(tokens, int):
+            splits.append(f"{split} {text[:12]} ({samples:,} samples, {tokens:,} predicted tokens)")
+    return ", ".join(splits)
 
 
-def _machine(environment: Mapping[str, Any]) -> str:
-    name, threads = environment.get("device_name"), environment.get("threads")
-    of_threads = f", {threads} threads" if threads else ""
-    return f"{name or environment.get('device', _UNKNOWN)}{of_threads}, {environment.get('precision', _UNKNOWN)}"
+def _machine(run: Run) -> str:
+    threads = run.recorded("threads")
+    said = (
+        run.recorded("device_name") or run.recorded("device"),
+        f"{threads} threads" if threads else None,
+        run.recorded("precision"),
+    )
+    return ", ".join(str(each) for each in said if each)
 
 
-def _versions(environment: Mapping[str, Any]) -> str:
-    versions = environment.get("versions") or {}
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or _UNKNOWN
+def _versions(run: Run) -> str:
+    versions = run.recorded("versions")
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, Mapping) else ""
 
 
 def _states(group: Group) -> str:
@@ -95,7 +97,7 @@ def _states(group: Group) -> str:
 
 def _causality(group: Group) -> str:
     asked = [run for run in group.runs if run.is_completed or run.error_class == LEAKING]
-    seen = Counter(run.values.get("causal") for run in asked)
+    seen = Counter(run.causal for run in asked)
     words = {True: "do not see the future", False: "SEE THE FUTURE", None: "were not asked (an older version)"}
     return (
         "Causality of the checkpoints: "
@@ -111,8 +113,8 @@ def _twice(same: tuple[Run, ...]) -> str:
 
 def _row(group: Group, run: Run) -> tuple[Cell, ...]:
     loss, tokens, minutes = run.number(group.loss_name), run.number("tokens"), minutes_of_run(run)
-    causal = {True: "no", False: "YES", None: ""}[run.values.get("causal")]
-    commit = str((run.environment or {}).get("git_commit") or "")[:7]
+    causal = {True: "no", False: "YES", None: ""}[run.causal]
+    commit = str(run.recorded("git_commit") or "")[:7]
     state = run.state if run.error_class is None else f"{run.state}: {run.error_class}: {run.error_message}"
     return (
         Cell(Span(run.name, href=None if run.folder is None else str(run.folder)), run.name),

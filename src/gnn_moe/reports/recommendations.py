@@ -21,6 +21,7 @@ from gnn_moe.plans import plan_memory
 from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section
+from gnn_moe.reports.marks import counted_runs
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.flags import train_words
 from gnn_moe.studies.statistics import minimum_detectable_difference
@@ -70,14 +71,14 @@ def recommendations_section(group: Group, front: Sequence[Point], next_steps: Se
 
 def recommend(group: Group, front: Sequence[Point]) -> tuple[Recommendation, ...]:
     """Performance first, then efficiency where that is another point."""
-    known = [point for point in front if point.mean(group.loss_name) is not None and minutes_of(point) is not None]
+    known = [point for point in front if minutes_of(group, point) is not None]
     if not known:
         return ()
     best = min(known, key=lambda point: _loss(group, point))
     why = f"the lowest mean loss, {_loss(group, best):.4f}, of {len(group.points)} configurations"
     performance = Recommendation(kind="Performance", point=best, why=why)
     close, rule = _not_worse(group, best, known)
-    cheapest = min(close, key=lambda point: minutes_of(point) or 0.0)
+    cheapest = min(close, key=lambda point: minutes_of(group, point) or 0.0)
     if cheapest is best:
         return (dataclasses.replace(performance, kind="Performance and efficiency", why=f"{why}; {rule}"),)
     return performance, Recommendation(kind="Efficiency", point=cheapest, why=f"the fewest minutes of those {rule}")
@@ -111,15 +112,16 @@ def _loss(group: Group, point: Point) -> float:
     return found
 
 
-def minutes_of(point: Point) -> float | None:
-    """Mean minutes of training and evaluation."""
-    found = [minutes for run in point.completed if (minutes := minutes_of_run(run)) is not None]
+def minutes_of(group: Group, point: Point) -> float | None:
+    """Mean minutes of training and evaluation, of the runs whose losses count."""
+    runs = counted_runs(point, group.loss_name)
+    found = [minutes for run in runs if (minutes := minutes_of_run(run)) is not None]
     return sum(found) / len(found) if found else None
 
 
 def _shown(each: Recommendation, group: Group) -> list[Block]:
     run = each.point.completed[0]
-    minutes, peak = minutes_of(each.point), each.point.mean("peak_memory_bytes")
+    minutes, peak = minutes_of(group, each.point), each.point.mean("peak_memory_bytes")
     takes = [f"{minutes:.1f} minutes here" if minutes is not None else "", f"{peak / 2**30:.2f} GiB" if peak else ""]
     seen = len(each.point.by_seed(group.loss_name))
     took = " and ".join(filter(None, takes))

@@ -6,6 +6,7 @@ the same tokens. Runs of several protocols in one report are refused, unless the
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,19 @@ class Run:
             return None
         return found if isinstance(found, dict) else None
 
+    def recorded(self, *path: str) -> Any:
+        """What environment.json holds under some keys, one in the other; None where it does not."""
+        found: Any = self.environment
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
+
+    @property
+    def causal(self) -> bool | None:
+        """Whether its checkpoint was seen not to look ahead; None where that was not asked."""
+        found = self.values.get("causal")
+        return found if isinstance(found, bool) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -143,12 +157,14 @@ class Protocol:
     data_format: str
     max_seq_length: int
     num_eval_samples: int
+    text: str | None = None
+    """Fingerprint of the evaluated text; None where no run of these settings has recorded it."""
 
     def in_words(self) -> str:
         rows = "all" if self.num_eval_samples < 0 else f"{self.num_eval_samples}"
         return (
             f"{self.dataset}, {self.tokenizer} tokens, {self.data_format} of at most {self.max_seq_length} tokens, "
-            f"{rows} evaluation samples"
+            f"{rows} evaluation samples" + (f" of text {self.text[:12]}" if self.text else "")
         )
 
 
@@ -171,9 +187,9 @@ class Group:
 
     @property
     def loss_name(self) -> str:
-        """The loss that every completed run has: the better of `LOSSES` of which that is so."""
-        completed = [run for run in self.runs if run.is_completed]
-        return next((name for name in LOSSES if all(run.number(name) is not None for run in completed)), LOSSES[-1])
+        """The loss that every completed run with any of `LOSSES` has: the better one of which that is so."""
+        having = [run for run in self.runs if run.is_completed and any(run.number(name) is not None for name in LOSSES)]
+        return next((name for name in LOSSES if all(run.number(name) is not None for run in having)), LOSSES[-1])
 
     @property
     def duplicates(self) -> tuple[tuple[Run, ...], ...]:
@@ -209,18 +225,49 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
             runs += found
             notes += said
         else:
-            runs.append(_run_of_folder(folder))
+            try:
+                runs.append(_run_of_folder(folder))
+            except BadInput as error:
+                notes.append(f"{folder} is left out: {error}")
+    _check_names(studies)
     if not any(run.is_completed for run in runs):
         waits = any(run.state in ("running", "waiting") for run in runs)
         raise (NothingCompleted if waits else BadInput)(
             f"{', '.join(map(str, paths))}: holds no completed run, so there is nothing to report; "
-            "finish one first (gnn-moe sweep status shows how far a study is)"
+            + ("; ".join(notes) or "finish one first (gnn-moe sweep status shows how far a study is)")
         )
-    protocols = list(dict.fromkeys(protocol_of(run.settings) for run in runs))
+    by_run = _protocols(runs)
+    protocols = list(dict.fromkeys(by_run))
     if len(protocols) > 1 and not grouped:
         words = "; ".join(protocol.in_words() for protocol in protocols)
         raise BadInput(f"runs of {len(protocols)} protocols, whose losses do not compare ({words}): give --group")
-    return [_group(protocol, runs, studies) for protocol in protocols], notes
+    return [
+        _group(protocol, [run for run, its in zip(runs, by_run, strict=True) if its == protocol], studies)
+        for protocol in protocols
+    ], notes
+
+
+def _check_names(studies: Sequence[StudyResults]) -> None:
+    by_name: dict[str, list[Path]] = {}
+    for study in studies:
+        by_name.setdefault(str(study.values["study"]), []).append(study.path)
+    for name, paths in by_name.items():
+        if len(paths) > 1:
+            raise BadInput(f"{', '.join(map(str, paths))}: are studies of one name, {name}; report them one by one")
+
+
+def _protocols(runs: Sequence[Run]) -> list[Protocol]:
+    """The protocol of each run; where its text is not recorded, it is taken for that of the first that has the rest."""
+    texts = [run.recorded("data", "valid", "fingerprint") for run in runs]
+    without = [protocol_of(run.settings) for run in runs]
+    known: dict[Protocol, str] = {}
+    for protocol, text in zip(without, texts, strict=True):
+        if isinstance(text, str):
+            known.setdefault(protocol, text)
+    return [
+        dataclasses.replace(protocol, text=text if isinstance(text, str) else known.get(protocol))
+        for protocol, text in zip(without, texts, strict=True)
+    ]
 
 
 def protocol_of(settings: Mapping[str, Value]) -> Protocol:
@@ -302,8 +349,7 @@ def _run_of_folder(folder: Path) -> Run:
     )
 
 
-def _group(protocol: Protocol, runs: Sequence[Run], studies: Sequence[StudyResults]) -> Group:
-    mine = [run for run in runs if protocol_of(run.settings) == protocol]
+def _group(protocol: Protocol, mine: Sequence[Run], studies: Sequence[StudyResults]) -> Group:
     names = {run.study for run in mine}
     fields = tuple(
         name

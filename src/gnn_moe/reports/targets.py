@@ -130,9 +130,16 @@ _COLUMNS = (
 
 
 def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
-    """A row a target."""
+    """A row a target.
+
+    Raises:
+        BadInput: a target is of something that no run has recorded.
+    """
     rows = []
+    recorded = sorted({name for run in group.runs for name in run.values if run.number(name) is not None})
     for target in targets:
+        if target.measure not in (*MEASURES, *recorded):
+            raise unknown_name(f"--targets: {target.name}: measure", target.measure, [*MEASURES, *recorded])
         measure: Callable[..., Measured] = MEASURES.get(target.measure, measure_number)
         mismatch = target.mismatch(group.protocol)
         found = Measured(said=mismatch) if mismatch else measure(group, target.measure, target.arm, target.against)

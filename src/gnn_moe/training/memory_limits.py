@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from gnn_moe.errors import BadInput
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,7 +43,10 @@ def cpu_room_bytes() -> int:
 
 
 def _runs_at_once() -> int:
-    return max(1, int(os.environ.get(RUNS_AT_ONCE, "1")))
+    asked = os.environ.get(RUNS_AT_ONCE, "1")
+    if not asked.isdecimal() or int(asked) == 0:
+        raise BadInput(f"{RUNS_AT_ONCE}={asked!r} in the environment must be a positive whole number; unset it")
+    return int(asked)
 
 
 def container_headrooms(root: Path = Path("/")) -> Iterator[int]:
