@@ -14,9 +14,8 @@ WITHIN = 0.15
 """Target: how far a prediction may be off."""
 MOST_WAITING = 0.02
 """Target: less than this share of training is spent waiting for batches."""
-_SHARED = (
-    "--epochs 1 --max_batches_per_epoch 60 --eval_every 30 --num_train_samples 3000 --num_eval_samples 300 --seed 1"
-)
+_DATA = "--epochs 1 --num_train_samples 3000 --num_eval_samples 300 --seed 1"
+_SHARED = f"--max_batches_per_epoch 60 --eval_every 30 {_DATA}"
 PLANS: Mapping[str, str] = {
     name: f"{flags} {_SHARED}"
     for name, flags in {
@@ -28,9 +27,14 @@ PLANS: Mapping[str, str] = {
         "--num_layers 3 --data_format packed --max_seq_length 512 --batch_size 8",
         "checkpointed": "--coupler_type attention --num_experts 6 --embed_dim 160 --num_layers 5 --tokenizer bpe:2000 "
         "--batch_size 64 --activation_checkpointing",
+        "seed-config1": "--num_experts 2 --embed_dim 384 --num_layers 6 --gnn_layers 3",
     }.items()
+} | {
+    "longer": "--coupler_type HGNN --num_experts 4 --embed_dim 96 --num_layers 2 --batch_size 8 "
+    f"--max_batches_per_epoch 375 --eval_every 75 {_DATA}"
 }
-"""Runs that have little in common, as flags of `gnn-moe train`."""
+"""Runs that have little in common, as flags of `gnn-moe train`. Nothing was fitted to the last two: they came after the
+constants of the plan."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,8 @@ SECTIONS: Mapping[str, Section] = {
     "loader": Section(title="Data", about="Batches and start-up with a fresh cache.", tables=loader_tables),
     "plan": Section(
         title="Plans",
-        about="What `gnn-moe inspect --calibrate` foretells, and what the run of 60 steps and two evaluations takes.",
+        about="What `gnn-moe inspect --calibrate` foretells, and what the run then takes: 60 steps and two\n"
+        "evaluations, or 375 and five (longer). Nothing in the prediction was fitted to seed-config1 and longer.",
         tables=plan_tables,
     ),
 }

@@ -55,4 +55,6 @@ def test_a_run_is_foretold_then_taken(
 def test_every_plan_is_of_a_run_that_can_be(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *PLANS[name].split(), "--dry_run"]) == 0
     training = json.JSONDecoder().raw_decode(capsys.readouterr().out)[0]["training"]
-    assert (training["epochs"], training["max_batches_per_epoch"], training["eval_every"]) == (1, 60, 30)
+    steps, evaluations = (375, 5) if name == "longer" else (60, 2)
+    assert (training["epochs"], training["max_batches_per_epoch"]) == (1, steps)
+    assert training["eval_every"] * evaluations == steps
