@@ -65,7 +65,7 @@ def test_the_gap_is_shown_as_not_measured_alike_with_the_command(tmp_path: Path)
     folder = write_run(tmp_path / "a run", rows=rows)
     section = convergence_section(group_of(tmp_path))
     (row,) = tables(section)[GAP]
-    assert row[1:4] == ["6.5000", "6.2500", "-0.2500"]
+    assert row[1:4] == ["6.5000", "6.2500", "−0.2500"]
     assert row[5] == "cannot be told: not measured alike"
     assert f"gnn-moe evaluate '{folder}' --checkpoint selected --split train" in words(section)
     assert hrefs(section) == {str(folder)}

@@ -124,7 +124,7 @@ def test_axes_become_logarithmic_and_traces_switch_off_and_stay_so_in_the_other_
     show(browser, page)
     chart = "document.querySelector('#figure-loss-curves .chart')"
     figure = browser.find_element(By.ID, "figure-loss-curves")
-    labels = figure.find_elements(By.TAG_NAME, "label")
+    labels = figure.find_elements(By.CSS_SELECTOR, ".controls > label")
     assert [label.text for label in labels] == ["Logarithmic x axis", "Logarithmic y axis"]
     labels[1].click()
     wait_for(browser, f"{chart}._fullLayout.yaxis.type === 'log'")
@@ -135,6 +135,31 @@ def test_axes_become_logarithmic_and_traces_switch_off_and_stay_so_in_the_other_
     assert evaluated(browser, f"{chart}._fullData[0].fillcolor") == "rgba(77,163,224,0.2)"
     assert evaluated(browser, f"{chart}._fullLayout.yaxis.type") == "log"
     assert evaluated(browser, f"{chart}._fullData[1].visible") == "legendonly"
+    assert complaints(browser) == []
+
+
+def test_traces_switch_by_keyboard_and_follow_the_legend(browser: Chrome, page: Path) -> None:
+    show(browser, page)
+    chart = "document.querySelector('#figure-loss-curves .chart')"
+    figure = browser.find_element(By.ID, "figure-loss-curves")
+    summary = figure.find_element(By.TAG_NAME, "summary")
+    browser.execute_script("arguments[0].focus()", summary)
+    summary.send_keys(Keys.ENTER)
+    labels = figure.find_elements(By.CSS_SELECTOR, "details label")
+    assert [label.text for label in labels] == ["95 % interval", "GNN", "HGNN all_pairs", "attention", NASTY[0]]
+    boxes = [label.find_element(By.TAG_NAME, "input") for label in labels]
+    assert all(box.is_selected() for box in boxes)
+    summary.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element == boxes[0]
+    boxes[0].send_keys(Keys.SPACE)
+    wait_for(browser, f"{chart}._fullData[0].visible === 'legendonly'")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [scheme_is("dark")]})
+    wait_for(browser, f"{chart}._fullData[4].marker.color === '#EDEDED'")
+    assert evaluated(browser, f"{chart}._fullData[0].visible") == "legendonly"
+    boxes[0].send_keys(Keys.SPACE)
+    wait_for(browser, f"{chart}._fullData[0].visible === true")
+    figure.find_elements(By.CSS_SELECTOR, ".legendtoggle")[1].click()
+    wait_for(browser, "!document.querySelectorAll('#figure-loss-curves details input')[1].checked")
     assert complaints(browser) == []
 
 

@@ -19,6 +19,7 @@ from gnn_moe.reports import command
 from gnn_moe.run_folder import RunFolder
 from tests.reports import golden
 from tests.reports.made_runs import write_run
+from tests.reports.reckoned import numbers_in, numbers_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -27,6 +28,20 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 def test_the_report_is_the_one_that_is_kept(name: str, tmp_path: Path) -> None:
     """Where it should change: python -m tests.reports.golden, and read what git shows."""
     assert golden.report(name, tmp_path) == (golden.KEPT / f"{name}.md").read_text(encoding="utf-8")
+
+
+STATED = {"97.5", "4.50", "4.5", "0.9", "0.1", "0.05"}
+"""Levels of intervals and tests, and what the seed's targets ask for: rules of a report, not numbers of its runs."""
+DRAWN = {"0.0006"}
+"""p values by random permutations; that of these five orders of three is 1/6⁴ = 0.0008."""
+
+
+@pytest.mark.parametrize("name", golden.REPORTS)
+def test_every_number_follows_from_the_run_folders(name: str, tmp_path: Path) -> None:
+    """Wherever it stands, in tables and in sentences; counts are read by eye."""
+    found = numbers_in(golden.report(name, tmp_path))
+    assert len(found) > 100
+    assert set(found) - numbers_of(tmp_path / "runs") - STATED - DRAWN == set()
 
 
 def rows(text: str, caption: str) -> Iterator[dict[str, str]]:

@@ -90,6 +90,14 @@ def test_texts_of_one_name_that_differ_are_refused_or_grouped(tmp_path: Path) ->
     assert [[run.name for run in group.runs] for group in groups] == [["a", "c", "d"], ["b"]]
 
 
+def test_one_text_under_two_names_is_one_protocol(tmp_path: Path) -> None:
+    """As when runs named its folder by a relative and by an absolute path."""
+    for seed, name in enumerate(("here", "/there/here")):
+        write_text(write_run(tmp_path / str(seed), dataset_name=name, seed=seed), "1" * 64)
+    (group,), _ = read_sources([tmp_path])
+    assert len(group.runs) == 2
+
+
 def test_studies_of_one_name_are_not_mixed(tmp_path: Path) -> None:
     for parent in ("x", "y"):
         write_study(tmp_path / parent / "same", [trial(2, 1)])

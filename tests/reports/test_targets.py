@@ -102,6 +102,14 @@ def test_any_number_of_a_record_can_be_a_target(tmp_path: Path) -> None:
     assert "no run has a finite nonsense" in measure_number(group_of(tmp_path), "nonsense", None, None).said
 
 
+def test_a_pick_of_several_is_said_to_be_one(tmp_path: Path) -> None:
+    for experts in (2, 4):
+        write_run(tmp_path / str(experts), num_experts=experts, loss=5.0 - experts / 10)
+    (row,) = tables(targets_section(group_of(tmp_path), (target(),)))["Targets and success metrics"]
+    assert row[-1].startswith("num_experts 4; 1 seed")
+    assert "the lowest of 2 configurations, picked by the losses that it is judged by" in row[-1]
+
+
 def test_what_nobody_recorded_is_no_measure(tmp_path: Path) -> None:
     write_pair(tmp_path)
     with pytest.raises(BadInput, match="measure 'los_difference' is not known: did you mean loss_difference"):

@@ -31,6 +31,15 @@ def test_a_report_has_these_files_and_the_same_bytes_each_time(tmp_path: Path) -
         assert image.size == (800, 800)
 
 
+def test_figures_of_the_report_before_are_gone_and_other_files_stay(tmp_path: Path) -> None:
+    write_report(sample(), tmp_path)
+    (tmp_path / "figures" / "mine.svg").write_text("mine")
+    section = sample().sections[2]
+    some = tuple(block for block in section.blocks if not isinstance(block, Figure) or block.name == "adjacency")
+    write_report(Document(title="T", sections=(dataclasses.replace(section, blocks=some),)), tmp_path)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"adjacency.svg", "adjacency.png", "mine.svg"}
+
+
 def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(tmp_path: Path) -> None:
     write_report(sample(), tmp_path)
     before = contents(tmp_path)

@@ -6,8 +6,10 @@ seed by seed and with the same statistics, where points differ in nothing but th
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -116,12 +118,15 @@ def _cell_row(cell: Mapping[str, Any], runs: Mapping[str, Run]) -> tuple[Cell, .
     return (
         Cell(cell["label"], cell["label"]),
         Cell(tuple(spaced) or "none", len(cell["seeds"])),
-        Cell(f"{estimate['mean']:.4f}" if estimate else "", estimate and estimate["mean"]),
-        Cell(f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "", interval and interval["low"]),
+        Cell(numbers.loss(estimate["mean"]) if estimate else "", estimate and estimate["mean"]),
+        Cell(
+            f"{numbers.loss(interval['low'])} to {numbers.loss(interval['high'])}" if interval else "",
+            interval and interval["low"],
+        ),
         Cell(f"{cell['parameters']:,}" if cell["parameters"] else "", cell["parameters"]),
         Cell(f"{cell['steps']:.0f}" if cell["steps"] else "", cell["steps"]),
         Cell(numbers.scientific(flops) if flops else "", flops),
-        Cell(f"{minutes:.1f}" if minutes is not None else "", minutes),
+        Cell(numbers.minutes(minutes) if minutes is not None else "", minutes),
     )
 
 
@@ -147,10 +152,13 @@ def _pair_row(verdict: Mapping[str, Any]) -> tuple[Cell, ...]:
     return (
         Cell(verdict["arm"], verdict["arm"]),
         Cell(verdict["baseline"], verdict["baseline"]),
-        Cell("" if mean is None else f"{mean:+.4f}", mean),
-        Cell(f"{interval['low']:+.4f} to {interval['high']:+.4f}" if interval else "", interval and interval["low"]),
+        Cell(numbers.difference(mean), mean),
+        Cell(
+            f"{numbers.difference(interval['low'])} to {numbers.difference(interval['high'])}" if interval else "",
+            interval and interval["low"],
+        ),
         Cell(f"{len(verdict['pairs']['seeds'])}", len(verdict["pairs"]["seeds"])),
-        Cell("" if p is None else f"{p:.3g}", p),
+        Cell("" if p is None else numbers.probability(p), p),
         Cell(Span(verdict["verdict"], strong=verdict["verdict"] != "no evidence"), verdict["verdict"]),
     )
 
@@ -213,6 +221,36 @@ def shortest_claims(group: Group) -> Iterator[str]:
             yield from found["questions"][0]["sentences"]
     for compared in loose_comparisons(group):
         yield from map(in_words, compared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undecided:
+    """Two arms of which no evidence says that they differ, though they were seen to."""
+
+    arm: str
+    baseline: str
+    difference: float
+    """Of their losses, arm minus baseline, mean over seeds; not 0."""
+    spread: float
+    """Standard deviation of the differences; positive."""
+    seeds: int
+    """In common."""
+
+
+def undecided(group: Group) -> Iterator[Undecided]:
+    """The comparisons of losses without a verdict, where the seeds differ."""
+    weighed: list[Mapping[str, Any]] = []
+    for study in group.studies:
+        if (found := evidence_of(study)) is not None:
+            weighed += found["questions"][0]["verdicts"]
+    weighed += [dataclasses.asdict(each) for compared in loose_comparisons(group) for each in compared]
+    for each in weighed:
+        difference, spread = each["mean_difference"], each["spread"]
+        if each["verdict"] == "no evidence" and difference and spread:
+            seeds = len(each["pairs"]["seeds"])
+            yield Undecided(
+                arm=each["arm"], baseline=each["baseline"], difference=difference, spread=spread, seeds=seeds
+            )
 
 
 def _slug(name: str) -> str:

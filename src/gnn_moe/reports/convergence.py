@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from gnn_moe.figures.style import EMPTY, new_figure, style_axes
+from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Cell, Code, Column, Figure, Paragraph, Section, Table
 from gnn_moe.reports.marks import (
     MOST_MARKED,
@@ -87,7 +88,7 @@ def _has_seeds(found: Sequence[PointCurve]) -> bool:
 
 
 def _figure(name: str, found: Sequence[PointCurve]) -> Figure:
-    ends = "; ".join(f"{each.point.label} {each.mean(each.steps[-1]):.4f}" for each in found if each.steps)
+    ends = "; ".join(f"{each.point.label} {numbers.loss(each.mean(each.steps[-1]))}" for each in found if each.steps)
     bands = "Line: mean over seeds; band: their least to greatest" if _has_seeds(found) else "One seed a point"
     mean = ", at the mean of their minutes" if name == "minutes" and _has_seeds(found) else ""
     drawn = "" if len(found) <= MOST_MARKED else f" The {MOST_MARKED} with the lowest last loss are named."
@@ -189,10 +190,10 @@ def _descent_row(each: PointCurve) -> tuple[Cell, ...]:
     runs = [curve.run for curve in each.curves]
     return (
         Cell(each.point.label, each.point.label),
-        number_cell(fell.epochs, "d", runs),
-        number_cell(fell.falls, "d", runs),
-        number_cell(losses[0] if losses else None, ".4f", runs),
-        number_cell(losses[-1] if losses else None, ".4f", runs),
+        number_cell(fell.epochs, numbers.whole, runs),
+        number_cell(fell.falls, numbers.whole, runs),
+        number_cell(losses[0] if losses else None, numbers.loss, runs),
+        number_cell(losses[-1] if losses else None, numbers.loss, runs),
         Cell(fell.in_words(), fell.share),
         Cell(seed_links(runs), len(runs)),
     )
@@ -219,12 +220,12 @@ def _measured_row(each: PointCurve) -> tuple[Cell, ...]:
     gaps = gaps_of(each.point)
     runs = [run for run in each.point.completed if run.seed in gaps]
     found = mean_estimate(list(gaps.values()))
-    shown = f"{found.interval.low:+.4f} to {found.interval.high:+.4f}" if found.interval else found.reason or ""
+    shown = numbers.interval_of_difference(found.interval) if found.interval else found.reason or ""
     return (
         Cell(each.point.label, each.point.label),
-        number_cell(each.point.mean("final_train_loss"), ".4f", runs),
-        number_cell(each.point.mean("final_eval_loss"), ".4f", runs),
-        number_cell(found.mean, "+.4f", runs),
+        number_cell(each.point.mean("final_train_loss"), numbers.loss, runs),
+        number_cell(each.point.mean("final_eval_loss"), numbers.loss, runs),
+        number_cell(found.mean, numbers.difference, runs),
         Cell(shown, found.interval.low if found.interval else None),
         Cell(seed_links(runs), len(runs)),
     )
@@ -260,10 +261,10 @@ def _gap_rows(found: Sequence[PointCurve]) -> tuple[tuple[Cell, ...], ...]:
         rows.append(
             (
                 Cell(each.point.label, each.point.label),
-                number_cell(_mean(training), ".4f", runs),
-                number_cell(_mean(evaluation), ".4f", runs),
-                number_cell(gap.mean if gap else None, "+.4f", runs),
-                Cell(f"{interval.low:+.4f} to {interval.high:+.4f}" if interval else absent),
+                number_cell(_mean(training), numbers.loss, runs),
+                number_cell(_mean(evaluation), numbers.loss, runs),
+                number_cell(gap.mean if gap else None, numbers.difference, runs),
+                Cell(numbers.interval_of_difference(interval) if interval else absent),
                 Cell("cannot be told: not measured alike"),
                 Cell(seed_links(runs), len(runs)),
             )

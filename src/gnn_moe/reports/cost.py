@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter, ScalarFormatter
 
 from gnn_moe.figures.style import BLACK, NOTE, new_figure, style_axes
+from gnn_moe.reports import numbers
 from gnn_moe.reports.costs import (
     COST_KINDS,
     CostKind,
@@ -82,7 +83,9 @@ def cost_section(group: Group) -> Section:
 
 def _figure(kind: CostKind, points: Sequence[PointCost], families: Sequence[Family]) -> Figure:
     front = front_of(points)
-    names = "; ".join(f"{each.point.label} ({each.cost:{kind.shown}}, loss {each.loss.mean:.4f})" for each in front)
+    names = "; ".join(
+        f"{each.point.label} ({kind.write(each.cost)}, loss {numbers.loss(each.loss.mean)})" for each in front
+    )
     bars = (
         "Upright bars: 95 % t interval of the mean over seeds; level bars: least to greatest cost"
         if any(len(each.runs) > 1 for each in points)
@@ -246,10 +249,10 @@ def _front_row(costs: dict[str, PointCost], names: Sequence[str]) -> tuple[Cell,
     return (
         Cell(label, label),
         Cell(", ".join(names), ", ".join(names)),
-        number_cell(any_cost.loss.mean, ".4f", any_cost.runs),
-        Cell(f"{interval.low:.4f} to {interval.high:.4f}" if interval else any_cost.loss.reason or ""),
+        number_cell(any_cost.loss.mean, numbers.loss, any_cost.runs),
+        Cell(numbers.interval(interval) if interval else any_cost.loss.reason or ""),
         *(
-            number_cell(each.cost, kind.shown, each.runs) if (each := costs.get(kind.name)) else Cell("")
+            number_cell(each.cost, kind.write, each.runs) if (each := costs.get(kind.name)) else Cell("")
             for kind in COST_KINDS
         ),
         Cell(seed_links(any_cost.runs), len(any_cost.runs)),
@@ -282,8 +285,8 @@ def _fit_row(family: Family) -> tuple[Cell, ...]:
     return (
         Cell(family.label, family.label),
         Cell(family.kind.title, family.kind.title),
-        number_cell(fit.points, "d"),
-        number_cell(fit.factor, ".4g"),
-        number_cell(fit.exponent, ".4f"),
-        Cell(f"{interval.low:.4f} to {interval.high:.4f}, {sides}", interval.low),
+        number_cell(fit.points, numbers.whole),
+        number_cell(fit.factor, numbers.short),
+        number_cell(fit.exponent, numbers.loss),
+        Cell(f"{numbers.interval(interval)}, {sides}", interval.low),
     )

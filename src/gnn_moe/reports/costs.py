@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gnn_moe.errors import BadInput
+from gnn_moe.model.size import model_size
+from gnn_moe.reports import numbers
 from gnn_moe.reports.marks import counted_runs
-from gnn_moe.reports.sources import Group, Point, Run, sizes_of
+from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.statistics import MeanEstimate, ScalingFit, mean_estimate, scaling_fit
 
 SIZE_FIELDS = (
@@ -33,8 +35,8 @@ class CostKind:
     """Of its figure."""
     title: str
     """With its unit."""
-    shown: str
-    """Format of its numbers."""
+    write: Callable[[float], str]
+    """How its numbers are written."""
     of_run: Callable[[Run], float | None]
     is_size: bool
     """Whether a power law is fitted: not to minutes, which depend on the machine."""
@@ -82,6 +84,13 @@ def minutes_of_run(run: Run) -> float | None:
     return None if training is None or evaluation is None else training + evaluation
 
 
+def minutes_of_point(group: Group, point: Point) -> float | None:
+    """Mean minutes of training and evaluation, of the runs whose losses count."""
+    runs = counted_runs(point, group.loss_name)
+    found = [minutes for run in runs if (minutes := minutes_of_run(run)) is not None]
+    return math.fsum(found) / len(found) if found else None
+
+
 def flops_of_run(run: Run) -> float | None:
     """Training FLOPs: tokens times FLOPs a token, as recorded, else by the config."""
     tokens, of_token = run.number("tokens"), run.number("training_flops_per_token")
@@ -95,10 +104,16 @@ def parameters_of_run(run: Run) -> float | None:
 
 
 MINUTES = CostKind(
-    name="minutes", title="minutes of training and evaluation", shown=".2f", of_run=minutes_of_run, is_size=False
+    name="minutes",
+    title="minutes of training and evaluation",
+    write=numbers.minutes,
+    of_run=minutes_of_run,
+    is_size=False,
 )
-FLOPS = CostKind(name="flops", title="training FLOPs", shown=".4g", of_run=flops_of_run, is_size=True)
-PARAMETERS = CostKind(name="parameters", title="parameters", shown=",.0f", of_run=parameters_of_run, is_size=True)
+FLOPS = CostKind(name="flops", title="training FLOPs", write=numbers.scientific, of_run=flops_of_run, is_size=True)
+PARAMETERS = CostKind(
+    name="parameters", title="parameters", write=numbers.whole, of_run=parameters_of_run, is_size=True
+)
 COST_KINDS = (MINUTES, FLOPS, PARAMETERS)
 
 
@@ -175,3 +190,20 @@ def scaling_families(group: Group, kind: CostKind) -> list[Family]:
         for label, points in by_rest.items()
         if len(points) > 1
     ]
+
+
+def sizes_of(run: Run) -> Mapping[str, float]:
+    """What follows from a run's config and its tokens: counts of parameters, and training FLOPs; {} without a config.
+
+    The vocabulary is that of the run where its folder is here, else the one that its tokenizer has by name.
+    """
+    if run.config is None:
+        return {}
+    size = model_size(run.config.model)
+    tokens = run.number("tokens")
+    return {
+        "total_parameters": size.total_parameters,
+        "non_embedding_parameters": size.non_embedding_parameters,
+        "training_flops_per_token": size.training_flops_per_token,
+        **({} if tokens is None else {"training_flops": tokens * size.training_flops_per_token}),
+    }

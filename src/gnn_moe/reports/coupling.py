@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 
+from gnn_moe.reports import numbers
 from gnn_moe.reports.coupling_figures import (
     MOST_EDGES,
     MOST_PANELS,
@@ -31,6 +32,8 @@ MOSTLY_START = 0.5
 """Greatest movement over greatest distance at the start below which a final graph is called that of its start."""
 MOST_POINTS = 4
 """Points that are drawn: those with the lowest mean loss; the others stand in the tables."""
+_DECIMALS = 5
+"""Of how far strengths move."""
 _COLUMNS = (
     Column(title="graph", numeric=False),
     Column(title="change in common", explains="of all its connections, last minus first strength, mean over seeds"),
@@ -113,10 +116,10 @@ def _start_in_words(found: PointCoupling) -> str:
     moves = [float(np.abs(trace.value_SK[-1] - trace.value_SK[0]).max()) for trace in traces]
     if not starts or not np.isfinite(moves).all():
         return ""
-    apart = f"lie up to {max(starts):.3g} apart" if max(starts) > 0 else "are equal"
+    apart = f"lie up to {numbers.short(max(starts), 3)} apart" if max(starts) > 0 else "are equal"
     said = (
         f" At the first recorded step the connections of a graph {apart}; the one that moved most moved by "
-        f"{max(moves):.3g}."
+        f"{numbers.short(max(moves), 3)}."
     )
     if max(moves) < MOSTLY_START * max(starts):
         said += " So the final graph shows where the strengths started rather than what was learned."
@@ -144,7 +147,7 @@ def _figures(found: PointCoupling, slug: str) -> list[Figure]:
     if not data.loads:
         strongest = [edges(each, directed=bool(data.adjacencies))[-1:] for each in maps]
         tops = [
-            f"{each.title}: {sender} and {receiver}, {strength:.4f}"
+            f"{each.title}: {sender} and {receiver}, {numbers.loss(strength)}"
             for each, top in zip(maps, strongest, strict=True)
             for sender, receiver, strength in top
         ]
@@ -176,7 +179,7 @@ def _is_cut(found: PointCoupling) -> bool:
 def _evolution_in_words(found: PointCoupling) -> str:
     if found.drift is None:
         return f"{len(found.runs)} seeds over the recorded steps."
-    changes = "; ".join(f"{layer.title} by {layer.common.mean:+.4f}" for layer in found.drift.layers)
+    changes = "; ".join(f"{layer.title} by {numbers.difference(layer.common.mean)}" for layer in found.drift.layers)
     return f"From step {found.drift.first_step} to {found.drift.last_step} strengths moved in the mean: {changes}."
 
 
@@ -198,15 +201,17 @@ def _row(found: PointCoupling, each: Repeat, layer: LayerDrift | None) -> tuple[
     count = f"{len(moved)} of {len(layer.connections)}" if layer and told else "cannot be told"
     return (
         Cell(each.agreement.title, each.agreement.title),
-        number_cell(layer.common.mean if layer else None, "+.5f", runs),
+        number_cell(layer.common.mean if layer else None, lambda value: numbers.difference(value, _DECIMALS), runs),
         Cell(
-            f"{interval.low:+.5f} to {interval.high:+.5f}" if interval else (layer and layer.common.reason) or "unknown"
+            numbers.interval_of_difference(interval, _DECIMALS)
+            if interval
+            else (layer and layer.common.reason) or "unknown"
         ),
-        number_cell(layer.ratio if layer else None, ".2f"),
-        number_cell(layer.ratio_by_chance if layer else None, ".2f"),
+        number_cell(layer.ratio if layer else None, numbers.ratio),
+        number_cell(layer.ratio_by_chance if layer else None, numbers.ratio),
         Cell(count, len(moved)),
-        number_cell(each.agreement.correlation, ".2f"),
-        number_cell(each.holm_p_value, ".3g"),
+        number_cell(each.agreement.correlation, numbers.ratio),
+        number_cell(each.holm_p_value, numbers.probability),
         Cell(each.verdict, each.verdict),
     )
 

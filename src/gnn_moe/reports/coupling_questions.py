@@ -10,6 +10,7 @@ from typing import Any
 from gnn_moe.checks import is_number
 from gnn_moe.config import COUPLED
 from gnn_moe.errors import BadInput
+from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Cell, Code, Column, Paragraph, Section, Table
 from gnn_moe.reports.marks import command_path, number_cell, seed_links
 from gnn_moe.reports.sources import Group, Point, Run
@@ -77,15 +78,15 @@ def _ablation_row(point: Point, ablation: str, found: Sequence[tuple[Run, float,
     if lost.interval is None:
         interval, said = lost.reason or "", "cannot be told"
     else:
-        interval = f"{lost.interval.low:+.4f} to {lost.interval.high:+.4f}"
+        interval = numbers.interval_of_difference(lost.interval)
         helps = "the coupling helps" if lost.mean > 0 else "the model is better without"
         said = helps if lost.interval.excludes_zero else "no evidence that it matters"
     return (
         Cell(point.label, point.label),
         Cell(ablation, ablation),
-        number_cell(sum(intact for _, intact, _ in found) / len(found), ".4f", runs),
-        number_cell(sum(ablated for _, _, ablated in found) / len(found), ".4f", runs),
-        number_cell(lost.mean, "+.4f", runs),
+        number_cell(sum(intact for _, intact, _ in found) / len(found), numbers.loss, runs),
+        number_cell(sum(ablated for _, _, ablated in found) / len(found), numbers.loss, runs),
+        number_cell(lost.mean, numbers.difference, runs),
         Cell(interval),
         Cell(said),
         Cell(seed_links(runs), len(runs)),
@@ -177,8 +178,8 @@ def _similarity_row(
 
     return (
         Cell(point.label, point.label),
-        number_cell(layer, "d"),
-        *(number_cell(mean(name), ".3f", runs) for name in _CKA),
-        number_cell(max(chance for _, _, chance in found), ".3f", runs),
+        number_cell(layer, numbers.whole),
+        *(number_cell(mean(name), numbers.similarity, runs) for name in _CKA),
+        number_cell(max(chance for _, _, chance in found), numbers.similarity, runs),
         Cell(seed_links(runs), len(runs)),
     )

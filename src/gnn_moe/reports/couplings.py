@@ -15,6 +15,7 @@ from scipy import stats
 from gnn_moe.config import COUPLED
 from gnn_moe.errors import BadInput
 from gnn_moe.figures.coupling import CouplingData, coupling_data
+from gnn_moe.reports import numbers
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.drift import Drift, read_drift
@@ -72,16 +73,16 @@ class PointCoupling:
 
 def read_couplings(group: Group) -> tuple[list[PointCoupling], list[str]]:
     """What is recorded of each point with strengths or loads, and a line for each run or point without."""
-    found, notes = [], []
+    found, notes = [], _without_record(group)
     for point in group.points:
-        notes += [f"{run.name}: {run.state}, so its coupling is not read" for run in point.runs if not run.is_completed]
         runs: dict[int, Run] = {}
         records: dict[int, CouplingData] = {}
         for run in point.completed:
-            if run.seed in runs:
+            if run.seed in runs or not _has_record(run):
                 continue
+            assert run.folder is not None
             try:
-                record = _read(run)
+                record = coupling_data(RunFolder(run.folder).coupling)
             except BadInput as error:
                 notes.append(f"{run.name}: {error}")
                 continue
@@ -109,10 +110,22 @@ def read_couplings(group: Group) -> tuple[list[PointCoupling], list[str]]:
     return found, notes
 
 
-def _read(run: Run) -> CouplingData:
-    if run.folder is None:
-        raise BadInput("its run folder is not here, so its coupling is not read")
-    return coupling_data(RunFolder(run.folder).coupling)
+def _has_record(run: Run) -> bool:
+    return run.folder is not None and RunFolder(run.folder).coupling.exists()
+
+
+def _without_record(group: Group) -> list[str]:
+    """A line for all completed runs without a record of strengths, and one for those that are not completed."""
+    missing = [run.name for point in group.points for run in point.completed if not _has_record(run)]
+    others = [f"{run.name} ({run.state})" for run in group.runs if not run.is_completed]
+    return [
+        f"{numbers.counted(len(names), one, several)} here: {', '.join(names)}."
+        for names, one, several in (
+            (missing, "completed run has no coupling.npz", "completed runs have no coupling.npz"),
+            (others, "run that is not completed is left out", "runs that are not completed are left out"),
+        )
+        if names
+    ]
 
 
 def _same_graphs(one: CouplingData, other: CouplingData) -> bool:

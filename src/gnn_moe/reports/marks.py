@@ -10,7 +10,7 @@ import html
 import math
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,17 +94,17 @@ def seed_links(runs: Sequence[Run]) -> Text:
     return [piece for link in links for piece in (" ", link)][1:] or "none"
 
 
-def number_cell(value: float | None, shown: str, runs: Sequence[Run] = ()) -> Cell:
+def number_cell(value: float | None, write: Callable[[float], str], runs: Sequence[Run] = ()) -> Cell:
     """A number, as a link to its run folder where it is of one run; empty without one.
 
     Args:
         value: the number, which the cell is sorted by.
-        shown: a format, such as `.4f`.
+        write: how it is written, such as `numbers.loss`.
         runs: that it is of.
     """
     if value is None:
         return Cell("")
-    text = format(value, shown)
+    text = write(value)
     folder = runs[0].folder if len(runs) == 1 else None
     return Cell(Span(text, href=str(folder)) if folder is not None else text, value)
 

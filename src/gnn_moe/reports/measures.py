@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gnn_moe.errors import BadInput
+from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
@@ -31,11 +32,15 @@ class Measured:
     seeds: int = 0
 
 
-def lowest(group: Group, kind: str | None) -> Point | None:
-    """The point with the lowest mean loss, of a coupler or architecture if one is named."""
+def candidates(group: Group, kind: str | None) -> list[Point]:
+    """The points with a loss, of a coupler or architecture if one is named."""
     points = [point for point in group.points if kind is None or kind_of(point) == kind]
-    losses = [(loss, point) for point in points if (loss := point.mean(group.loss_name)) is not None]
-    return min(losses, key=lambda pair: pair[0])[1] if losses else None
+    return [point for point in points if point.mean(group.loss_name) is not None]
+
+
+def lowest(group: Group, kind: str | None) -> Point | None:
+    """The one of `candidates` with the lowest mean loss."""
+    return min(candidates(group, kind), key=lambda point: point.mean(group.loss_name) or 0.0, default=None)
 
 
 def counterpart(group: Group, point: Point, kind: str) -> Point | None:
@@ -146,7 +151,9 @@ def measure_epochs_falling(group: Group, _: str, arm: str | None, __: str | None
     shares = [share for curve in curves if (share := descent(losses_by_epoch(curve)).share) is not None]
     if not shares:
         most = max((len(losses_by_epoch(curve)) for curve in curves), default=0)
-        return Measured(said=f"{point.label}: {most} epochs with an evaluation, and {LEAST_EPOCHS} are needed")
+        return Measured(
+            said=f"{point.label}: {numbers.counted(most, 'epoch')} with an evaluation, and {LEAST_EPOCHS} are needed"
+        )
     return _estimated(point.label, shares)
 
 

@@ -24,17 +24,22 @@ def loss(value: float | None) -> str:
     return _fixed(value, 4)
 
 
-def difference(value: float | None) -> str:
+def difference(value: float | None, decimals: int = 4) -> str:
     """A difference of losses with its sign: `+0.0069`, `−0.0348`; `0.0000` has none."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    text = f"{abs(value):.4f}"
+    text = f"{abs(value):.{decimals}f}"
     return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
 def interval(found: Interval | None) -> str:
     """`4.5012 to 4.5522`; negative ends with a minus sign."""
     return UNKNOWN if found is None else f"{loss(found.low)} to {loss(found.high)}"
+
+
+def interval_of_difference(found: Interval | None, decimals: int = 4) -> str:
+    """`−0.0198 to +0.0073`."""
+    return UNKNOWN if found is None else f"{difference(found.low, decimals)} to {difference(found.high, decimals)}"
 
 
 def level(found: Interval) -> str:
@@ -73,6 +78,31 @@ def count(value: float | None) -> str:
     return f"{rounded:.0f}"
 
 
+def whole(value: float | None) -> str:
+    """A whole number in full: `12,492,856`."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.0f}".replace("-", "−")
+
+
+def ratio(value: float | None) -> str:
+    """To two decimals: `0.45`, `−0.20`."""
+    return _fixed(value, 2)
+
+
+def similarity(value: float | None) -> str:
+    """To three decimals, as CKA is written: `0.973`."""
+    return _fixed(value, 3)
+
+
+def short(value: float | None, digits: int = 4) -> str:
+    """In so many significant digits, of a quantity without a form of its own: `0.03675`, `−0.006255`, `1e−05`."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.{digits}g}".replace("-", "−")
+
+
+def probability(value: float | None) -> str:
+    """A p value in three digits: `0.268`."""
+    return short(value, 3)
+
+
 def scientific(value: float | None) -> str:
     """In powers of ten: `5.74 × 10¹³`, as FLOPs are written."""
     if value is None or not math.isfinite(value):
@@ -102,7 +132,7 @@ def setting(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return short if float(short := f"{value:g}") == value else repr(value)
+        return brief if float(brief := f"{value:g}") == value else repr(value)
     return str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import evidence_of, kind_of, shortest_claims
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section
 from gnn_moe.reports.recommendations import Recommendation, train_command
@@ -70,9 +71,11 @@ def _unknown(group: Group) -> Iterator[str]:
     failed = [run for run in group.runs if run.state == "failed"]
     if failed:
         classes = ", ".join(sorted({str(run.error_class) for run in failed}))
-        yield f"What {len(failed)} failed runs would have given ({classes}); the tables have their reasons."
+        count = numbers.counted(len(failed), "failed run")
+        yield f"What {count} would have given ({classes}); the tables have their reasons."
     unasked = [run for run in group.runs if run.is_completed and run.causal is None]
     if unasked:
-        yield f"Whether {len(unasked)} checkpoints see the future: they are of a version that did not ask."
+        count = numbers.counted(len(unasked), "checkpoint")
+        yield f"Whether {count} can see the future: made by a version that did not ask."
     if absent := [said for kind, said in _CONTROLS.items() if kind not in {kind_of(point) for point in group.points}]:
         yield f"Whether coupling is what helps: no run here is of {', of '.join(absent)}."

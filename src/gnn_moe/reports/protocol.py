@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from gnn_moe.reports import numbers
 from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
+from gnn_moe.reports.marks import number_cell
 from gnn_moe.reports.sources import LEAKING, Group, Run
 
 _LOSS_IN_WORDS = {
@@ -120,9 +122,9 @@ def _row(group: Group, run: Run) -> tuple[Cell, ...]:
         Cell(Span(run.name, href=None if run.folder is None else str(run.folder)), run.name),
         Cell(str(run.seed), run.seed),
         Cell(state, state),
-        Cell("" if loss is None else f"{loss:.4f}", loss),
-        Cell("" if tokens is None else f"{tokens:,.0f}", tokens),
-        Cell("" if minutes is None else f"{minutes:.1f}", minutes),
+        number_cell(loss, numbers.loss),
+        number_cell(tokens, numbers.whole),
+        number_cell(minutes, numbers.minutes),
         Cell(causal, causal),
         Cell(commit, commit),
     )

@@ -1,4 +1,4 @@
-"""Recommended configurations, as commands with what they take, and what to try next.
+"""Recommended configurations, as commands with what they take.
 
 Three kinds, as the seed has them, chosen from the points that no other beats in both loss and minutes:
 
@@ -18,20 +18,17 @@ import numpy as np
 
 from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.plans import plan_memory
+from gnn_moe.reports import numbers
 from gnn_moe.reports.commands import command
-from gnn_moe.reports.costs import minutes_of_run
-from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section
-from gnn_moe.reports.marks import counted_runs
+from gnn_moe.reports.costs import minutes_of_point
+from gnn_moe.reports.document import Block, Code, Paragraph, Section
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.flags import train_words
-from gnn_moe.studies.statistics import minimum_detectable_difference
 from gnn_moe.studies.verdicts import Arm, compare
 
 CLOSE = 0.01
 """Part of the lowest loss within which a point of one seed counts as near it."""
 _FIVE = "1,2,3,4,5"
-_ASK_AGAIN = 5
-"""Seeds with which a further study is reckoned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +40,13 @@ class Recommendation:
     why: str
 
 
-def recommendations_section(group: Group, front: Sequence[Point], next_steps: Sequence[str] = ()) -> Section:
-    """The configurations as commands, and what to try next.
+def recommendations_section(group: Group, front: Sequence[Point], *sections: Section) -> Section:
+    """The configurations as commands.
 
     Args:
         group: the points.
         front: those that no other beats in both loss and minutes.
-        next_steps: of the insights: values beyond the edge of what was tried.
+        sections: that follow: what to try next.
     """
     found = recommend(group, front)
     blocks: list[Block] = []
@@ -62,8 +59,6 @@ def recommendations_section(group: Group, front: Sequence[Point], next_steps: Se
         ]
     if not found:
         blocks.append(Paragraph("No completed run has both a loss and its minutes, so nothing is recommended.", "note"))
-    following = (*next_steps, *_more_seeds(group))
-    sections = (Section(title="What to try next", anchor="next", blocks=(Bullets(following),)),) if following else ()
     return Section(
         title="Recommended configurations", anchor="recommendations", blocks=tuple(blocks), sections=sections
     )
@@ -71,14 +66,14 @@ def recommendations_section(group: Group, front: Sequence[Point], next_steps: Se
 
 def recommend(group: Group, front: Sequence[Point]) -> tuple[Recommendation, ...]:
     """Performance first, then efficiency where that is another point."""
-    known = [point for point in front if minutes_of(group, point) is not None]
+    known = [point for point in front if minutes_of_point(group, point) is not None]
     if not known:
         return ()
     best = min(known, key=lambda point: _loss(group, point))
-    why = f"the lowest mean loss, {_loss(group, best):.4f}, of {len(group.points)} configurations"
+    why = f"the lowest mean loss, {numbers.loss(_loss(group, best))}, of {len(group.points)} configurations"
     performance = Recommendation(kind="Performance", point=best, why=why)
     close, rule = _not_worse(group, best, known)
-    cheapest = min(close, key=lambda point: minutes_of(group, point) or 0.0)
+    cheapest = min(close, key=lambda point: minutes_of_point(group, point) or 0.0)
     if cheapest is best:
         return (dataclasses.replace(performance, kind="Performance and efficiency", why=f"{why}; {rule}"),)
     return performance, Recommendation(kind="Efficiency", point=cheapest, why=f"the fewest minutes of those {rule}")
@@ -112,17 +107,13 @@ def _loss(group: Group, point: Point) -> float:
     return found
 
 
-def minutes_of(group: Group, point: Point) -> float | None:
-    """Mean minutes of training and evaluation, of the runs whose losses count."""
-    runs = counted_runs(point, group.loss_name)
-    found = [minutes for run in runs if (minutes := minutes_of_run(run)) is not None]
-    return sum(found) / len(found) if found else None
-
-
 def _shown(each: Recommendation, group: Group) -> list[Block]:
     run = each.point.completed[0]
-    minutes, peak = minutes_of(group, each.point), each.point.mean("peak_memory_bytes")
-    takes = [f"{minutes:.1f} minutes here" if minutes is not None else "", f"{peak / 2**30:.2f} GiB" if peak else ""]
+    minutes, peak = minutes_of_point(group, each.point), each.point.mean("peak_memory_bytes")
+    takes = [
+        f"{numbers.minutes(minutes)} minutes here" if minutes is not None else "",
+        f"{numbers.gibibytes(peak)} GiB" if peak else "",
+    ]
     seen = len(each.point.by_seed(group.loss_name))
     took = " and ".join(filter(None, takes))
     text = f"{each.kind}: {each.point.label}, {each.why}. It took {took} (mean of {seen} seeds)."
@@ -134,7 +125,7 @@ def _shown(each: Recommendation, group: Group) -> list[Block]:
 
 
 def _planned(config: RunConfig) -> str:
-    return f"{plan_memory(config).peak.total / 2**30:.2f}"
+    return numbers.gibibytes(plan_memory(config).peak.total)
 
 
 def train_command(config: RunConfig) -> str:
@@ -158,20 +149,3 @@ def _comparison_command(point: Point) -> str | None:
 
 def _config_of(runs: Sequence[Run]) -> RunConfig | None:
     return next((run.config for run in runs if run.config is not None), None)
-
-
-def _more_seeds(group: Group) -> list[str]:
-    """What further seeds would show."""
-    spreads = [found.spread for point in group.points if (found := point.estimate(group.loss_name)) and found.spread]
-    single = [point for point in group.points if len(point.by_seed(group.loss_name)) == 1]
-    said = []
-    if single:
-        count = f"{len(single)} of {len(group.points)} points have one seed"
-        said.append(f"{count}: run them with --seeds {_FIVE}; until then no interval can be given.")
-    if spreads:
-        least = minimum_detectable_difference(float(np.median(spreads)), _ASK_AGAIN)
-        said.append(
-            f"Losses of one point spread by {np.median(spreads):.4f} over seeds (median of the points): with "
-            f"{_ASK_AGAIN} seeds a difference of {least:.4f} between pairs that spread as far is found 80 times in 100."
-        )
-    return said

@@ -11,14 +11,14 @@ from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.costs import front_points
 from gnn_moe.reports.coupling import coupling_section
 from gnn_moe.reports.document import Document, Figure, Paragraph, Section
-from gnn_moe.reports.insights import best_value, edge, insights_of
+from gnn_moe.reports.insights import best_value
+from gnn_moe.reports.next_steps import next_section
 from gnn_moe.reports.overview import overview_section
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
 from gnn_moe.reports.reference import reference_sections
 from gnn_moe.reports.sources import Group
-from gnn_moe.reports.swept import Swept
-from gnn_moe.reports.tables import slice_of, sweep_sections, swept_of
+from gnn_moe.reports.tables import sweep_sections, swept_tables
 from gnn_moe.reports.targets import Target, targets_section
 
 
@@ -64,11 +64,10 @@ def build_report(
 def _sections(
     group: Group, targets: tuple[Target, ...], *, with_reference: bool, notes: Sequence[str]
 ) -> tuple[Section, ...]:
-    swept = _swept(group)
+    swept = swept_tables(group)
     front = front_points(group)
     recommended = recommend(group, front)
     best = [found.sentence for table in swept if (found := best_value(table)) is not None]
-    beyond = [found.sentence for table in swept if (found := edge(table)) is not None]
     return (
         overview_section(group, recommended, best),
         Section(
@@ -81,16 +80,10 @@ def _sections(
         arms_section(group),
         convergence_section(group),
         coupling_section(group),
-        recommendations_section(group, front, beyond),
+        recommendations_section(group, front, next_section(group, swept)),
         targets_section(group, targets),
         protocol_section(group, notes),
     )
-
-
-def _swept(group: Group) -> list[Swept]:
-    """A table of each field that changes alone, those with more to say first."""
-    found = [swept_of(group, field, points) for field in group.fields if len(points := slice_of(group, field)) > 1]
-    return sorted(found, key=lambda table: -len(insights_of(table)))
 
 
 def _title(groups: Sequence[Group]) -> str:

@@ -6,8 +6,8 @@ the same tokens. Runs of several protocols in one report are refused, unless the
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from typing import Any
 from gnn_moe.checks import is_number
 from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
-from gnn_moe.model.size import model_size
+from gnn_moe.reports.comparable import Protocol, protocols_of
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.results import STUDY_FILE, StudyResults, load
 from gnn_moe.studies.space import Value, values_of, with_values
@@ -149,26 +149,6 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """What losses must share to compare."""
-
-    dataset: str
-    tokenizer: str
-    data_format: str
-    max_seq_length: int
-    num_eval_samples: int
-    text: str | None = None
-    """Fingerprint of the evaluated text; None where no run of these settings has recorded it."""
-
-    def in_words(self) -> str:
-        rows = "all" if self.num_eval_samples < 0 else f"{self.num_eval_samples}"
-        return (
-            f"{self.dataset}, {self.tokenizer} tokens, {self.data_format} of at most {self.max_seq_length} tokens, "
-            f"{rows} evaluation samples" + (f" of text {self.text[:12]}" if self.text else "")
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Group:
     """The points of one protocol."""
 
@@ -177,7 +157,7 @@ class Group:
     fields: tuple[str, ...]
     """Those in which points differ, arms left out."""
     baseline: Mapping[str, Value]
-    """The settings that points change: of the first study, else of the first run."""
+    """The settings that points change: of the first study, else what most of the runs have."""
     studies: tuple[StudyResults, ...]
     """Of its runs."""
 
@@ -236,7 +216,9 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
             f"{', '.join(map(str, paths))}: holds no completed run, so there is nothing to report; "
             + ("; ".join(notes) or "finish one first (gnn-moe sweep status shows how far a study is)")
         )
-    by_run = _protocols(runs)
+    by_run = protocols_of(
+        [run.settings for run in runs], [run.recorded("data", "valid", "fingerprint") for run in runs]
+    )
     protocols = list(dict.fromkeys(by_run))
     if len(protocols) > 1 and not grouped:
         words = "; ".join(protocol.in_words() for protocol in protocols)
@@ -254,29 +236,6 @@ def _check_names(studies: Sequence[StudyResults]) -> None:
     for name, paths in by_name.items():
         if len(paths) > 1:
             raise BadInput(f"{', '.join(map(str, paths))}: are studies of one name, {name}; report them one by one")
-
-
-def _protocols(runs: Sequence[Run]) -> list[Protocol]:
-    """The protocol of each run; where its text is not recorded, it is taken for that of the first that has the rest."""
-    texts = [run.recorded("data", "valid", "fingerprint") for run in runs]
-    without = [protocol_of(run.settings) for run in runs]
-    known: dict[Protocol, str] = {}
-    for protocol, text in zip(without, texts, strict=True):
-        if isinstance(text, str):
-            known.setdefault(protocol, text)
-    return [
-        dataclasses.replace(protocol, text=text if isinstance(text, str) else known.get(protocol))
-        for protocol, text in zip(without, texts, strict=True)
-    ]
-
-
-def protocol_of(settings: Mapping[str, Value]) -> Protocol:
-    """What the losses of a run with these settings are of."""
-    of_data = settings["dataset_name"], settings["dataset_config_name"]
-    return Protocol(
-        dataset=" ".join(str(name) for name in of_data if name is not None),
-        **{field: settings[field] for field in ("tokenizer", "data_format", "max_seq_length", "num_eval_samples")},  # type: ignore[arg-type]
-    )
 
 
 def _folders(paths: Iterable[str | Path]) -> list[Path]:
@@ -372,23 +331,16 @@ def _group(protocol: Protocol, mine: Sequence[Run], studies: Sequence[StudyResul
             for some in by_point.values()
         ),
         fields=fields,
-        baseline=values_of(own[0].baseline) if own else mine[0].settings,
+        baseline=values_of(own[0].baseline) if own else _usual(mine),
         studies=own,
     )
 
 
-def sizes_of(run: Run) -> Mapping[str, float]:
-    """What follows from a run's config and its tokens: counts of parameters, and training FLOPs; {} without a config.
-
-    The vocabulary is that of the run where its folder is here, else the one that its tokenizer has by name.
-    """
-    if run.config is None:
-        return {}
-    size = model_size(run.config.model)
-    tokens = run.number("tokens")
-    return {
-        "total_parameters": size.total_parameters,
-        "non_embedding_parameters": size.non_embedding_parameters,
-        "training_flops_per_token": size.training_flops_per_token,
-        **({} if tokens is None else {"training_flops": tokens * size.training_flops_per_token}),
-    }
+def _usual(runs: Sequence[Run]) -> dict[str, Value]:
+    """Of each field the value that most runs have; of those that as many have, the first."""
+    found: dict[str, Value] = {}
+    for name in runs[0].settings:
+        values = [run.settings[name] for run in runs]
+        (most, _), *_ = Counter(map(repr, values)).most_common(1)
+        found[name] = next(value for value in values if repr(value) == most)
+    return found

@@ -12,7 +12,7 @@ The lowest is picked by the numbers that then test it: of values that are equal 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -62,6 +62,10 @@ class Entry:
         return self.estimate.mean
 
 
+def _all_values(_: Value) -> bool:
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Swept:
     """The values of one field, all else equal."""
@@ -71,6 +75,8 @@ class Swept:
     """No value twice, which is refused."""
     configurations_tried: int = 0
     """Settings that were run in the whole study; those of this table count at least."""
+    allows: Callable[[Value], bool] = _all_values
+    """Whether a value can stand beside the other settings."""
 
     def __post_init__(self) -> None:
         labels = [entry.label for entry in self.entries]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gnn_moe.config import RunConfig
+from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Section, Span, Table, Text
 from gnn_moe.reports.insights import Insight, best_value, failures, insights_of, one_seed
@@ -21,6 +23,7 @@ from gnn_moe.reports.returns import returns_of
 from gnn_moe.reports.rows import Row, cells, columns
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.reports.swept import Efficiency, Entry, Ranking, Swept, most_efficient, rank
+from gnn_moe.studies.space import Value, with_values
 
 RULE_OF_BEST = (
     "Best: every other value is shown to be worse, by paired differences of seeds (t, Holm over all other values, "
@@ -86,7 +89,26 @@ def swept_of(group: Group, field: str | None, points: Sequence[Point]) -> Swept:
     """What rules read of a table."""
     entries = tuple(row.entry for row in rows_of(group, field, points))
     tried = sum(any(run.state in ("completed", "failed") for run in point.runs) for point in group.points)
-    return Swept(field=field or "setting", entries=entries, configurations_tried=tried)
+    config = next((run.config for point in points for run in point.runs if run.config is not None), None)
+    if field is None or config is None:
+        return Swept(field=field or "setting", entries=entries, configurations_tried=tried)
+    return Swept(
+        field=field, entries=entries, configurations_tried=tried, allows=lambda value: _goes_with(config, field, value)
+    )
+
+
+def swept_tables(group: Group) -> list[Swept]:
+    """A table of each field that changes alone, those with more to say first."""
+    found = [swept_of(group, field, points) for field in group.fields if len(points := slice_of(group, field)) > 1]
+    return sorted(found, key=lambda table: -len(insights_of(table)))
+
+
+def _goes_with(config: RunConfig, field: str, value: Value) -> bool:
+    try:
+        with_values(config, {field: value})
+    except BadInput:
+        return False
+    return True
 
 
 def _of_field(group: Group, field: str, points: Sequence[Point], *, with_reference: bool, anchor: str) -> Section:
@@ -177,7 +199,7 @@ def _marks(group: Group, row: Row, ranking: Ranking, efficiency: Efficiency) -> 
             marks.append("lowest (one seed: no interval)" if alone else "lowest (no two seeds in common)")
     if label == _label(efficiency.entry):
         marks.append(f"most efficient ({efficiency.cost})")
-    if not changed_fields(group, row.point):
+    if row.point.runs[0].study is not None and not changed_fields(group, row.point):
         marks.append("baseline")
     text: list[str | Span] = [", ".join(marks)] if marks else []
     if remarks := row.remarks():

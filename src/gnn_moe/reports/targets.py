@@ -7,6 +7,7 @@ takes a file of the same form.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from typing import Any, Literal
 
 from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput, unknown_name
+from gnn_moe.reports import numbers
+from gnn_moe.reports.comparable import Protocol
 from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table
-from gnn_moe.reports.measures import MEASURES, Measured, measure_number
-from gnn_moe.reports.sources import Group, Protocol
+from gnn_moe.reports.measures import MEASURES, Measured, candidates, measure_number
+from gnn_moe.reports.sources import Group
 
 Side = Literal["at_most", "at_least", "below", "above"]
 _SIGNS: Mapping[Side, str] = {"at_most": "≤", "at_least": "≥", "below": "<", "above": ">"}
@@ -129,6 +132,9 @@ _COLUMNS = (
 )
 
 
+_PICKED = "the lowest of {tried} configurations, picked by the losses that it is judged by, which flatters it"
+
+
 def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
     """A row a target.
 
@@ -143,6 +149,9 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
         measure: Callable[..., Measured] = MEASURES.get(target.measure, measure_number)
         mismatch = target.mismatch(group.protocol)
         found = Measured(said=mismatch) if mismatch else measure(group, target.measure, target.arm, target.against)
+        tried = len(candidates(group, target.arm))
+        if found.value is not None and tried > 1:
+            found = dataclasses.replace(found, said=f"{found.said}; {_PICKED.format(tried=tried)}")
         rows.append(_row(target, found))
     rule = (
         "Met: the whole interval lies on the good side of the target; not met: it lies on the other side; cannot be "
@@ -154,11 +163,11 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
 
 def _row(target: Target, found: Measured) -> tuple[Cell, ...]:
     outcome, interval = outcome_of(target, found), found.interval
-    bounds = "" if interval is None else f"{interval.low:.4g} to {interval.high:.4g}"
+    bounds = "" if interval is None else f"{numbers.short(interval.low)} to {numbers.short(interval.high)}"
     return (
         Cell(target.name, target.name),
         Cell(target.in_words(), target.value),
-        Cell("" if found.value is None else f"{found.value:.4g}", found.value),
+        Cell("" if found.value is None else numbers.short(found.value), found.value),
         Cell(bounds, None if interval is None else interval.low),
         Cell(str(found.seeds), found.seeds),
         Cell(Span(outcome, strong=outcome != "cannot be told"), outcome),

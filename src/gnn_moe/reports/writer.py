@@ -6,6 +6,7 @@ rewritten sees whole files whose figures are there.
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ PNG: dict[str, Any] = {"format": "png", "dpi": PNG_DPI, "metadata": {"Software":
 
 
 def write_report(document: Document, folder: Path) -> None:
-    """Writes the whole report, making the folder where it is missing.
+    """Writes the whole report, making the folder where it is missing, and removes figures of the one before.
 
     Raises:
         OSError: the folder cannot be written; the files that stand are whole, of this report or of the one before.
     """
+    before = _named_in(folder / MARKDOWN_FILE)
     pictures = {}
     for figure in figures(document):
         svg, png = drawn(figure.draw())
@@ -40,6 +42,18 @@ def write_report(document: Document, folder: Path) -> None:
         _replace(folder / FIGURES_FOLDER / f"{figure.name}.png", png)
     _replace(folder / MARKDOWN_FILE, to_markdown(document, folder=folder).encode())
     _replace(folder / HTML_FILE, to_html(document, folder=folder, pictures=pictures).encode())
+    for name in before - pictures.keys():
+        for kind in ("svg", "png"):
+            (folder / FIGURES_FOLDER / f"{name}.{kind}").unlink(missing_ok=True)
+
+
+def _named_in(markdown: Path) -> set[str]:
+    """The figures of the report that stands; files that no report names are not ours."""
+    try:
+        text = markdown.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return set()
+    return set(re.findall(rf"\]\({FIGURES_FOLDER}/([\w-]+)\.svg\)", text))
 
 
 def drawn(figure: MatplotlibFigure) -> tuple[bytes, bytes]:

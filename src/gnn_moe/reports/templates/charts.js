@@ -87,6 +87,34 @@
     figure.querySelector(".controls").append(label);
   }
 
+  // What the legend does for the mouse, for keyboards and screen readers: a box for each trace in the legend.
+  function addSwitches(figure, chart, data) {
+    const named = data.flatMap((trace, at) => (trace.name && trace.showlegend !== false ? [at] : []));
+    if (named.length < 2) return;
+    const details = document.createElement("details");
+    details.append(Object.assign(document.createElement("summary"), { textContent: "Show or hide" }));
+    const boxes = named.map((at) => {
+      const label = document.createElement("label");
+      const box = Object.assign(document.createElement("input"), { type: "checkbox" });
+      label.append(box, ` ${plain(data[at].name)}`);
+      box.addEventListener("change", () => {
+        data[at].visible = box.checked ? true : "legendonly"; // for a change of scheme, which draws the data anew
+        Plotly.restyle(chart, { visible: data[at].visible }, [at]);
+      });
+      details.append(label);
+      return box;
+    });
+    const follow = () => named.forEach((at, place) => (boxes[place].checked = chart._fullData[at].visible === true));
+    chart.on("plotly_afterplot", follow);
+    follow();
+    figure.querySelector(".controls").append(details);
+  }
+
+  // A name without the markup that Plotly reads in it.
+  function plain(name) {
+    return new DOMParser().parseFromString(name.replaceAll("<br>", " "), "text/html").body.textContent;
+  }
+
   async function draw(figure) {
     const chart = figure.querySelector(".chart");
     const { data, layout = {} } = JSON.parse(figure.querySelector(".chart-data").textContent);
@@ -109,6 +137,7 @@
       const axes = axesOf(data, letter);
       if (axes.length) addControl(figure, chart, letter, axes);
     }
+    addSwitches(figure, chart, data);
     figure.classList.add("drawn");
     dark.addEventListener("change", () => react(chart.layout));
   }

@@ -1,0 +1,68 @@
+"""What losses must share to compare: the text, how it is cut into tokens, and how many samples of it are evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gnn_moe.studies.space import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What losses must share to compare."""
+
+    dataset: str
+    tokenizer: str
+    data_format: str
+    max_seq_length: int
+    num_eval_samples: int
+    text: str | None = None
+    """Fingerprint of the evaluated text; None where no run of these settings has recorded it."""
+
+    def in_words(self) -> str:
+        rows = "all" if self.num_eval_samples < 0 else f"{self.num_eval_samples}"
+        return (
+            f"{self.dataset}, {self.tokenizer} tokens, {self.data_format} of at most {self.max_seq_length} tokens, "
+            f"{rows} evaluation samples" + (f" of text {self.text[:12]}" if self.text else "")
+        )
+
+
+def protocol_of(settings: Mapping[str, Value]) -> Protocol:
+    """What the losses of a run with these settings are of."""
+    of_data = settings["dataset_name"], settings["dataset_config_name"]
+    return Protocol(
+        dataset=" ".join(str(name) for name in of_data if name is not None),
+        **{field: settings[field] for field in ("tokenizer", "data_format", "max_seq_length", "num_eval_samples")},  # type: ignore[arg-type]
+    )
+
+
+def protocols_of(settings: Sequence[Mapping[str, Value]], texts: Sequence[object]) -> list[Protocol]:
+    """The protocol of each run.
+
+    Where its text is not recorded, it is taken for that of the first that has the rest. One text under several names,
+    as of a folder by two paths, has the first.
+
+    Args:
+        settings: of each run.
+        texts: the fingerprint that each recorded of its evaluated text; anything else where it did not.
+    """
+    without = [protocol_of(each) for each in settings]
+    known: dict[Protocol, str] = {}
+    for protocol, text in zip(without, texts, strict=True):
+        if isinstance(text, str):
+            known.setdefault(protocol, text)
+    found = [
+        dataclasses.replace(protocol, text=text if isinstance(text, str) else known.get(protocol))
+        for protocol, text in zip(without, texts, strict=True)
+    ]
+    names: dict[Protocol, str] = {}
+    return [
+        protocol
+        if protocol.text is None
+        else dataclasses.replace(
+            protocol, dataset=names.setdefault(dataclasses.replace(protocol, dataset=""), protocol.dataset)
+        )
+        for protocol in found
+    ]

@@ -1,0 +1,140 @@
+"""What to try next: untried values with what they are expected to give, and what further seeds would show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gnn_moe.reports import numbers
+from gnn_moe.reports.arms import undecided
+from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Table
+from gnn_moe.reports.expectations import Expectation, expectation_of
+from gnn_moe.reports.insights import edge
+from gnn_moe.reports.recommendations import train_command
+from gnn_moe.reports.sources import Group
+from gnn_moe.reports.swept import Swept
+from gnn_moe.studies.statistics import MeanEstimate, minimum_detectable_difference
+
+SEEDS = 5
+"""With which a further study is reckoned."""
+MOST_SEEDS = 200
+"""Beyond which a difference counts as too small to look for."""
+_COLUMNS = (
+    Column(title="field", numeric=False),
+    Column(title="try", explains="an untried value, all else as at the lowest"),
+    Column(title="lowest so far", explains="the tried value of the lowest mean loss"),
+    Column(title="expected loss", explains="nats a token, mean over seeds"),
+    Column(title="change", explains="expected loss minus the lowest one, paired by seed; below 0 it is worth a try"),
+    Column(title="95 % interval", explains="of the change: t over seeds"),
+    Column(title="minutes", explains="of training and evaluation, in proportion to training FLOPs"),
+    Column(title="memory (GiB)", explains="at the fullest moment, by the settings alone"),
+    Column(title="if", numeric=False, explains="what is assumed of the loss"),
+)
+_NOTES = (
+    "An expectation is reckoned from the values tried and is no evidence.",
+    "Where each step gains less than the one before, a step that repeats itself is the most to hope for.",
+    "The intervals hold how far seeds differ, not whether the loss goes on as assumed.",
+    "The lowest value was picked by the losses that all this is reckoned from, which flatters it.",
+)
+
+
+def next_section(group: Group, swept: Sequence[Swept]) -> Section:
+    """Values, then seeds.
+
+    Args:
+        group: the points.
+        swept: a table of each field that changes alone.
+    """
+    found = [each for table in swept if (each := expectation_of(group, table)) is not None]
+    found.sort(key=lambda each: each.change.mean)
+    said = [*_without(swept, found), *_more_seeds(group), *_more_pairs(group)]
+    blocks: list[Block] = []
+    if found:
+        rows = tuple(_row(each) for each in found)
+        blocks.append(Table(caption="Untried values and what to expect", columns=_COLUMNS, rows=rows, notes=_NOTES))
+        blocks += [Code(train_command(each.config)) for each in found if each.config.model.hyperedges is None]
+    if said:
+        blocks.append(Bullets(tuple(said)))
+    if not blocks:
+        blocks.append(Paragraph("Nothing follows from these runs.", "note"))
+    return Section(title="What to try next", anchor="next", blocks=tuple(blocks))
+
+
+def _row(each: Expectation) -> tuple[Cell, ...]:
+    value, lowest = numbers.numeric(each.value), numbers.numeric(each.lowest.value)
+    return (
+        Cell(each.field, each.field),
+        Cell(numbers.setting(each.value), value),
+        Cell(each.lowest.label, lowest),
+        Cell(numbers.loss(each.loss.mean), each.loss.mean),
+        Cell(numbers.difference(each.change.mean), each.change.mean),
+        _interval(each.change),
+        Cell(numbers.minutes(each.minutes), each.minutes),
+        Cell(numbers.gibibytes(each.memory_bytes), each.memory_bytes),
+        Cell(each.how, each.how),
+    )
+
+
+def _interval(change: MeanEstimate) -> Cell:
+    found = change.interval
+    if found is None:
+        return Cell(f"none: {numbers.counted(change.seeds, 'seed')}")
+    return Cell(numbers.interval_of_difference(found), found.low)
+
+
+def _without(swept: Sequence[Swept], found: Sequence[Expectation]) -> Iterator[str]:
+    """Where a range ends of which nothing can be expected: a failed value stands beyond it, or no seed is shared."""
+    fields = {each.field for each in found}
+    for table in swept:
+        if table.field not in fields and (said := edge(table)) is not None:
+            yield said.sentence
+
+
+def _more_seeds(group: Group) -> Iterator[str]:
+    """What further seeds would show of single points."""
+    single = [point for point in group.points if len(point.by_seed(group.loss_name)) == 1]
+    if single:
+        yield (
+            f"{len(single)} of {len(group.points)} points have one seed: run them with --seeds 1,2,3,4,5; until then "
+            "no interval can be given."
+        )
+    spreads = [found.spread for point in group.points if (found := point.estimate(group.loss_name)) and found.spread]
+    if spreads:
+        median = float(np.median(spreads))
+        least = minimum_detectable_difference(median, SEEDS)
+        yield (
+            f"Losses of one point spread by {numbers.loss(median)} over seeds (median of the points): with {SEEDS} "
+            f"seeds a difference of {numbers.loss(least)} between pairs that spread as far is found 80 times in 100."
+        )
+
+
+def _more_pairs(group: Group) -> Iterator[str]:
+    """How many seeds would settle what no verdict was given on."""
+    for each in undecided(group):
+        needed = seeds_needed(each.spread, abs(each.difference))
+        how_many = f"{needed} seeds" if needed is not None else f"more than {MOST_SEEDS} seeds"
+        yield (
+            f"{each.arm} and {each.baseline} lie {numbers.loss(abs(each.difference))} apart after {each.seeds} seeds: "
+            f"if that is the true difference, {how_many} of each find it 80 times in 100."
+        )
+
+
+def seeds_needed(spread: float, difference: float) -> int | None:
+    """The fewest pairs with which a paired t test at 5 % finds a true difference 80 times in 100.
+
+    Args:
+        spread: standard deviation of the differences of pairs; positive.
+        difference: the true one; positive.
+
+    Returns:
+        From 2 to `MOST_SEEDS`; None where that is not enough.
+    """
+    return next(
+        (
+            pairs
+            for pairs in range(2, MOST_SEEDS + 1)
+            if (found := minimum_detectable_difference(spread, pairs)) is not None and found <= difference
+        ),
+        None,
+    )

@@ -1,0 +1,169 @@
+"""What to try next, from made-up runs whose losses lie on a known curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gnn_moe.model.size import model_size
+from gnn_moe.plans import plan_memory
+from gnn_moe.reports.expectations import Expectation, expectation_of
+from gnn_moe.reports.next_steps import next_section, seeds_needed
+from gnn_moe.reports.tables import swept_tables
+from gnn_moe.run_folder import RunFolder
+from gnn_moe.studies.statistics import minimum_detectable_difference
+from tests.reports.made_runs import group_of, tables, words, write_run
+
+Curve = Callable[[float, int], float]
+
+
+def write_curve(folder: Path, field: str, values: tuple[Any, ...], loss: Curve, seeds: int = 3, **more: Any) -> None:
+    for value in values:
+        for seed in range(1, seeds + 1):
+            changed = {name: of(value) if callable(of) else of for name, of in more.items()}
+            write_run(folder / f"{value}-{seed}", seed=seed, loss=loss(value, seed), **{field: value}, **changed)
+
+
+def expected(folder: Path) -> Expectation:
+    group = group_of(folder)
+    (table,) = swept_tables(group)
+    found = expectation_of(group, table)
+    assert found is not None
+    return found
+
+
+def test_beyond_an_edge_the_last_step_repeats_itself_for_each_seed(tmp_path: Path) -> None:
+    """With the interval of scipy over the seeds' own expectations."""
+
+    def loss(value: float, seed: int) -> float:
+        return 6 - 0.1 * math.log2(value) + 0.3 * seed + 0.01 * ((seed * value) % 4)
+
+    write_curve(tmp_path, "num_experts", (2, 4, 7), loss)
+    found = expected(tmp_path)
+    assert (found.value, found.lowest.label) == (12, "7")
+    steps = math.log(12 / 7) / math.log(7 / 4)
+    by_seed = [loss(7, seed) + steps * (loss(7, seed) - loss(4, seed)) for seed in (1, 2, 3)]
+    assert found.loss.mean == pytest.approx(np.mean(by_seed))
+    changes = [each - loss(7, seed) for seed, each in enumerate(by_seed, 1)]
+    low, high = stats.t.interval(0.95, 2, np.mean(changes), stats.sem(changes))
+    assert found.change.interval is not None
+    assert (found.change.interval.low, found.change.interval.high) == pytest.approx((low, high))
+
+
+def test_inside_a_range_the_loss_lies_on_a_parabola(tmp_path: Path) -> None:
+    """Losses that are one, of log2 of the value, are met exactly; 5 is the whole number at its lowest point."""
+
+    def loss(value: float, seed: int) -> float:
+        return 5 + 0.1 * (math.log2(value) - 2.4) ** 2 + 0.3 * seed
+
+    write_curve(tmp_path, "num_experts", (2, 4, 8), loss)
+    found = expected(tmp_path)
+    assert found.value == 5
+    assert found.loss.mean == pytest.approx(np.mean([loss(5, seed) for seed in (1, 2, 3)]))
+    assert found.change.mean == pytest.approx(loss(5, 1) - loss(4, 1))
+
+
+def test_only_values_that_can_be_run_are_proposed(tmp_path: Path) -> None:
+    """Four heads want widths that they divide; the lowest point is at 2^5.5 = 45."""
+    write_curve(tmp_path, "embed_dim", (32, 48, 64), lambda value, _: 5 + (math.log2(value) - 5.5) ** 2, num_heads=4)
+    found = expected(tmp_path)
+    assert found.value == 44
+    assert found.config.model.embed_dim == 44
+
+
+def test_numbers_that_are_not_whole_stay_so(tmp_path: Path) -> None:
+    write_curve(tmp_path, "learning_rate", (0.001, 0.004, 0.016), lambda value, _: (math.log2(value / 0.0062)) ** 2)
+    assert expected(tmp_path).value == 0.0062
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        {2: 5.0, 3: 4.9, 4: 5.0},  # nothing whole lies between
+        {2: 5.0, 4: 4.9, 8: 5.0},  # the lowest point is the value tried
+        {4: 5.0},
+    ],
+)
+def test_nothing_is_proposed_where_nothing_is_to_be_gained(curve: dict[int, float], tmp_path: Path) -> None:
+    write_curve(tmp_path, "num_experts", tuple(curve), lambda value, _: curve[int(value)])
+    group = group_of(tmp_path)
+    assert [expectation_of(group, table) for table in swept_tables(group)] in ([None], [])
+
+
+def test_minutes_go_with_flops_and_memory_is_that_of_the_plan(tmp_path: Path) -> None:
+    write_curve(tmp_path, "num_experts", (2, 4, 8), lambda value, _: 5 - value / 100, minutes=float)
+    found = expected(tmp_path)
+    assert found.value == 16
+    tried = RunFolder(tmp_path / "8-1").read_config().model
+    ratio = model_size(found.config.model).training_flops_per_token / model_size(tried).training_flops_per_token
+    assert found.minutes == pytest.approx(8 * ratio)
+    assert found.memory_bytes == plan_memory(found.config).peak.total
+
+
+def test_minutes_go_with_tokens(tmp_path: Path) -> None:
+    """Twice the samples, twice the tokens: the next step has twice as many again."""
+    for samples in (100, 200):
+        more = {"tokens": 10 * samples}
+        write_run(
+            tmp_path / str(samples), num_train_samples=samples, loss=5 - samples / 1e3, minutes=samples, summary=more
+        )
+    found = expected(tmp_path)
+    assert found.value == 400
+    assert found.minutes == pytest.approx(400)
+
+
+def test_the_section_has_each_field_and_its_command(tmp_path: Path) -> None:
+    write_curve(tmp_path, "num_experts", (2, 4), lambda value, seed: 5 - value / 100 + seed, minutes=float)
+    group = group_of(tmp_path)
+    section = next_section(group, swept_tables(group))
+    (row,) = tables(section)["Untried values and what to expect"]
+    assert row[:5] == ["num_experts", "8", "4", "6.9400", "−0.0200"]
+    assert row[5].startswith("−0.0200 to −0.0200")
+    assert "gnn-moe train --num_experts 8" in words(section)
+
+
+def test_one_seed_gives_no_interval(tmp_path: Path) -> None:
+    write_curve(tmp_path, "num_experts", (2, 4), lambda value, _: 5 - value / 100, seeds=1)
+    group = group_of(tmp_path)
+    section = next_section(group, swept_tables(group))
+    assert tables(section)["Untried values and what to expect"][0][5] == "none: 1 seed"
+    assert "2 of 2 points have one seed" in words(section)
+
+
+def test_beyond_a_failed_value_nothing_is_expected(tmp_path: Path) -> None:
+    write_curve(tmp_path, "num_experts", (2, 4), lambda value, _: 5 - value / 100)
+    failed = {"status": "failed", "error_class": "killed", "best_eval_loss": None, "reported_loss": None}
+    write_run(tmp_path / "failed", num_experts=8, summary=failed)
+    group = group_of(tmp_path)
+    section = next_section(group, swept_tables(group))
+    assert tables(section) == {}
+    assert "beyond it stands 8 (failed, killed" in words(section)
+
+
+def test_a_comparison_without_a_verdict_says_how_many_seeds_would_give_one(tmp_path: Path) -> None:
+    differences = (0.05, -0.03, 0.02)
+    for seed, difference in enumerate(differences, 1):
+        write_run(tmp_path / f"gnn-{seed}", coupler_type="GNN", seed=seed, loss=5.0 + seed)
+        write_run(tmp_path / f"hgnn-{seed}", coupler_type="HGNN", seed=seed, loss=5.0 + seed + difference)
+    group = group_of(tmp_path)
+    needed = seeds_needed(float(np.std(differences, ddof=1)), float(np.mean(differences)))
+    assert f"HGNN and GNN lie 0.0133 apart after 3 seeds: if that is the true difference, {needed} seeds" in words(
+        next_section(group, [])
+    )
+
+
+@pytest.mark.parametrize(("size", "pairs"), [(0.5, 34), (0.8, 15), (1.0, 10), (0.01, None)])
+def test_seeds_needed_are_those_of_power_tables(size: float, pairs: int | None) -> None:
+    """G*Power's numbers for a two-sided paired t test at 5 % and 80 %."""
+    assert seeds_needed(1.0, size) == pairs
+    if pairs is not None:
+        before, enough = (minimum_detectable_difference(1.0, count) for count in (pairs - 1, pairs))
+        assert before is not None
+        assert enough is not None
+        assert enough <= size < before
