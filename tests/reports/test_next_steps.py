@@ -88,6 +88,7 @@ def test_numbers_that_are_not_whole_stay_so(tmp_path: Path) -> None:
         {2: 5.0, 3: 4.9, 4: 5.0},  # nothing whole lies between
         {2: 5.0, 4: 4.9, 8: 5.0},  # the lowest point is the value tried
         {4: 5.0},
+        {2: 5.0, 4: 2.0},  # as much again would be below 0
     ],
 )
 def test_nothing_is_proposed_where_nothing_is_to_be_gained(curve: dict[int, float], tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def expectation_of(group: Group, table: Swept) -> Expectation | None:
         table: the values of the field.
 
     Returns:
-        The expectation; None where no value is to be tried, or the values have no seed in common.
+        The expectation; None where no value is to be tried, the values have no seed in common, or the assumption leads
+        to a loss that cannot be.
     """
     points = slice_of(group, table.field)
     lowest, ascending = rank(table).lowest, [entry for _, entry in table.ascending]
@@ -86,6 +87,8 @@ def expectation_of(group: Group, table: Swept) -> Expectation | None:
         seed: math.fsum(w * its[seed] for w, its in zip(assumed.weights.values(), losses, strict=True))
         for seed in seeds
     }
+    if min(expected.values()) <= 0:  # no loss falls to 0: the step is too large to repeat itself
+        return None
     value = int(assumed.value) if isinstance(lowest.value, int) else assumed.value
     changed = with_values(config, {table.field: value})
     return Expectation(
