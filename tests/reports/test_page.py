@@ -163,6 +163,18 @@ def test_traces_switch_by_keyboard_and_follow_the_legend(browser: Chrome, page: 
     assert complaints(browser) == []
 
 
+def test_a_band_goes_with_its_line(browser: Chrome, pages: dict[str, Path]) -> None:
+    show(browser, pages["sweep"])
+    chart = "document.querySelector('#figure-curves-steps .chart')"
+    bands = f"{chart}._fullData.filter((trace) => trace.legendgroup === 'num_experts 2' && !trace.showlegend)"
+    assert evaluated(browser, f"{bands}.length") > 0
+    figure = browser.find_element(By.ID, "figure-curves-steps")
+    figure.find_element(By.TAG_NAME, "summary").click()
+    figure.find_element(By.XPATH, ".//details/label[normalize-space()='num_experts 2']/input").click()
+    wait_for(browser, f"{bands}.every((trace) => trace.visible === 'legendonly')")
+    assert complaints(browser) == []
+
+
 def test_pointing_at_a_line_shows_its_values(browser: Chrome, page: Path) -> None:
     show(browser, page)
     browser.execute_script(

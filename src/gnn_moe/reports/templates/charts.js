@@ -91,6 +91,14 @@
   function addSwitches(figure, chart, data) {
     const named = data.flatMap((trace, at) => (trace.name && trace.showlegend !== false ? [at] : []));
     if (named.length < 2) return;
+    // A band has no entry of its own: it goes with the first of its group.
+    const isFirst = (at) => named.find((each) => data[each].legendgroup === data[at].legendgroup) === at;
+    const bandsOf = (at) =>
+      data[at].legendgroup === undefined || !isFirst(at)
+        ? []
+        : data.flatMap((trace, each) =>
+            !named.includes(each) && trace.legendgroup === data[at].legendgroup ? [each] : [],
+          );
     const details = document.createElement("details");
     details.append(Object.assign(document.createElement("summary"), { textContent: "Show or hide" }));
     const boxes = named.map((at) => {
@@ -98,8 +106,10 @@
       const box = Object.assign(document.createElement("input"), { type: "checkbox" });
       label.append(box, ` ${plain(data[at].name)}`);
       box.addEventListener("change", () => {
-        data[at].visible = box.checked ? true : "legendonly"; // for a change of scheme, which draws the data anew
-        Plotly.restyle(chart, { visible: data[at].visible }, [at]);
+        const visible = box.checked ? true : "legendonly";
+        const switched = [at, ...bandsOf(at)];
+        for (const each of switched) data[each].visible = visible; // for a change of scheme, which draws the data anew
+        Plotly.restyle(chart, { visible }, switched);
       });
       details.append(label);
       return box;
