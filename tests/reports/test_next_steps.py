@@ -88,13 +88,32 @@ def test_numbers_that_are_not_whole_stay_so(tmp_path: Path) -> None:
         {2: 5.0, 3: 4.9, 4: 5.0},  # nothing whole lies between
         {2: 5.0, 4: 4.9, 8: 5.0},  # the lowest point is the value tried
         {4: 5.0},
-        {2: 5.0, 4: 2.0},  # as much again would be below 0
+        {2: 9.5, 4: 5.0},  # a diverged run
+        {2: 5.05, 4: 5.0, 16: 11.0},  # and one that bends the parabola
+        {2: 5.0, 4: 5.0, 8: 5.0},
     ],
 )
 def test_nothing_is_proposed_where_nothing_is_to_be_gained(curve: dict[int, float], tmp_path: Path) -> None:
     write_curve(tmp_path, "num_experts", tuple(curve), lambda value, _: curve[int(value)])
     group = group_of(tmp_path)
     assert [expectation_of(group, table) for table in swept_tables(group)] in ([None], [])
+
+
+@pytest.mark.parametrize("values", [(-1, 1000, 2000), (-1, 2000)])
+def test_all_samples_are_no_number(values: tuple[int, ...], tmp_path: Path) -> None:
+    """-1 stands for all of them."""
+    write_curve(tmp_path, "num_train_samples", values, lambda value, _: 5 - value / 1e5)
+    group = group_of(tmp_path)
+    assert [expectation_of(group, table) for table in swept_tables(group)] == [None]
+
+
+def test_a_value_that_failed_is_not_proposed(tmp_path: Path) -> None:
+    """The lowest point is at 5, which ran out of memory."""
+    write_curve(tmp_path, "num_experts", (2, 4, 8), lambda value, _: 5 + 0.1 * (math.log2(value) - 2.4) ** 2)
+    failed = {"status": "failed", "error_class": "killed", "best_eval_loss": None, "reported_loss": None}
+    write_run(tmp_path / "failed", num_experts=5, summary=failed)
+    group = group_of(tmp_path)
+    assert [expectation_of(group, table) for table in swept_tables(group)] == [None]
 
 
 def test_minutes_go_with_flops_and_memory_is_that_of_the_plan(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ Beyond the edge of a range the last step is taken to repeat itself: the loss cha
 is taken to lie on the parabola through the lowest value and its neighbours. Either is reckoned for each seed, so that
 the intervals are paired; they hold how far seeds differ, and not whether the curve goes on as assumed.
 
-Minutes go with training FLOPs from the lowest value's; memory is that of `gnn-moe inspect`.
+Nothing is expected where that leads too far: beyond a step as large as that to a diverged run, below the lowest by more
+than its nearer neighbour is above, of values that are not all positive, or where all losses are one.
+
+Minutes go with training FLOPs from the nearest value's; memory is that of `gnn-moe inspect`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from gnn_moe.reports.swept import Entry, Swept, rank
 from gnn_moe.reports.tables import slice_of
 from gnn_moe.studies.space import Value, with_values
 from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
+
+MOST_GAINED = 0.2
+"""Part of the lowest loss: a step that changed it by more, as from a diverged run, is not taken to repeat itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +75,16 @@ def expectation_of(group: Group, table: Swept) -> Expectation | None:
         to a loss that cannot be.
     """
     points = slice_of(group, table.field)
-    lowest, ascending = rank(table).lowest, [entry for _, entry in table.ascending]
-    if lowest is None or lowest not in ascending or len(ascending) < 2:
+    ranking, ascending = rank(table), [entry for _, entry in table.ascending]
+    lowest = ranking.lowest
+    if ranking.kind == "equal" or lowest is None or lowest not in ascending or len(ascending) < 2:
+        return None
+    if table.ascending[0][0] <= 0:  # -1 stands for all, and from 0 no step leads on by a ratio
         return None
     place = ascending.index(lowest)
     inside = 0 < place < len(ascending) - 1
     assumed = _inside(table, ascending, place) if inside else _beyond(table, ascending, upwards=place > 0)
-    if assumed is None:
+    if assumed is None or assumed.value in [numbers.numeric(entry.value) for entry in table.entries]:
         return None
     by_label = {entry.label: entry for entry in ascending}
     losses = [by_label[label].losses for label in assumed.weights]
@@ -87,8 +96,6 @@ def expectation_of(group: Group, table: Swept) -> Expectation | None:
         seed: math.fsum(w * its[seed] for w, its in zip(assumed.weights.values(), losses, strict=True))
         for seed in seeds
     }
-    if min(expected.values()) <= 0:  # no loss falls to 0: the step is too large to repeat itself
-        return None
     value = int(assumed.value) if isinstance(lowest.value, int) else assumed.value
     changed = with_values(config, {table.field: value})
     return Expectation(
@@ -109,6 +116,8 @@ def _beyond(table: Swept, ascending: Sequence[Entry], *, upwards: bool) -> _Assu
     if further.value is None:
         return None
     edge, before = ascending[:-3:-1] if upwards else ascending[:2]
+    if (before.loss - edge.loss) * further.steps > MOST_GAINED * edge.loss:
+        return None
     return _Assumed(
         value=further.value,
         how=f"the step from {before.label} to {edge.label} repeats itself",
@@ -124,7 +133,8 @@ def _inside(table: Swept, ascending: Sequence[Entry], place: int) -> _Assumed | 
     labels = [entry.label for entry in three]
     weights = _lagrange([float(entry.value) for entry in three if isinstance(entry.value, int | float)], value)
     expected = math.fsum(weight * entry.loss for weight, entry in zip(weights, three, strict=True))
-    if expected >= three[1].loss:
+    # A neighbour that is far worse bends the parabola: it may not fall by more than the nearer neighbour is above.
+    if not 0 < three[1].loss - expected <= min(three[0].loss, three[2].loss) - three[1].loss:
         return None
     return _Assumed(
         value=value,
