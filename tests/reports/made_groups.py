@@ -28,6 +28,7 @@ def run(changes: Mapping[str, Value], seed: int, loss: float | None, folder: Pat
         "tokens_per_second": 4000.0 / experts,
         "peak_memory_bytes": 2**30,
         "total_parameters": 1_000_000 * experts,
+        "training_flops_per_token": 6_000_000 * experts,
     }
     made = Run(
         name=f"{dict(changes)},seed={seed}",

@@ -9,6 +9,7 @@ import pytest
 
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.run_curves import descent, read_curves
+from gnn_moe.reports.sources import read_sources
 from tests.reports.made_runs import eval_row, figures, group_of, hrefs, rendered, tables, train_row, words, write_run
 
 STABLE = "Stable loss reduction"
@@ -79,10 +80,11 @@ def test_damaged_missing_and_unfinished_records_are_named(tmp_path: Path) -> Non
     write_run(tmp_path / "blank", seed=5, rows=[])
     write_run(tmp_path / "odd", seed=6, rows=[{"kind": "eval", "loss": 5.0}])
     write_run(tmp_path / "endless", seed=7, rows=[eval_row(10, 5.0), eval_row(20, None)])
-    section = convergence_section(group_of(tmp_path))
+    (group,), (note,) = read_sources([tmp_path])
+    assert note.startswith(f"{tmp_path / 'torn'} is left out: ")
+    section = convergence_section(group)
     said = words(section)
     for line in (
-        "torn: ",
         "gone: ",
         "metrics.jsonl: is missing",
         "going: running",

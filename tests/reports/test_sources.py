@@ -10,8 +10,9 @@ import pytest
 
 from gnn_moe.config import RunConfig, to_dict
 from gnn_moe.errors import BadInput
+from gnn_moe.reports.costs import sizes_of
 from gnn_moe.reports.sources import NothingCompleted, read_sources
-from tests.reports.made_runs import group_of, write_run
+from tests.reports.made_runs import eval_row, group_of, write_run
 
 
 def write_study(folder: Path, trials: list[dict[str, Any]]) -> Path:
@@ -132,6 +133,26 @@ def test_the_loss_is_one_that_every_completed_run_has(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", [trial(2, 1), trial(4, 1, reported_loss=None)])
     (group,), _ = read_sources([study])
     assert group.loss_name == "best_eval_loss"
+
+
+def test_a_run_beside_no_study_reports_the_half_that_chose_nothing(tmp_path: Path) -> None:
+    """Its summary.json has no such loss: as in a study, it is that of the evaluation with the least selection loss."""
+    halves = [{"selection_loss": 5.0, "reported_loss": 5.2}, {"selection_loss": 4.9, "reported_loss": 5.3}]
+    rows = [{}, *(eval_row(step, 5.0) | half for step, half in enumerate(halves, 1))]
+    folder = write_run(tmp_path / "a", rows=rows)
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["reported_loss"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (group,), _ = read_sources([tmp_path])
+    assert (group.loss_name, group.runs[0].number("reported_loss")) == ("reported_loss", 5.3)
+
+
+def test_sizes_without_a_folder_are_those_of_the_record(tmp_path: Path) -> None:
+    """The vocabulary is not known there, so nothing that needs it is reckoned."""
+    numbers = {"tokens": 10, "training_flops_per_token": 7, "total_parameters": 123}
+    study = write_study(tmp_path / "study", [trial(2, 1, **numbers)])
+    (group,), _ = read_sources([study])
+    assert sizes_of(group.runs[0]) == {"training_flops": 70}
 
 
 def test_a_run_without_any_loss_does_not_choose_which_is_reported(tmp_path: Path) -> None:

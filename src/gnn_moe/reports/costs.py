@@ -93,8 +93,7 @@ def minutes_of_point(group: Group, point: Point) -> float | None:
 
 def flops_of_run(run: Run) -> float | None:
     """Training FLOPs: tokens times FLOPs a token, as recorded, else by the config."""
-    tokens, of_token = run.number("tokens"), run.number("training_flops_per_token")
-    return tokens * of_token if tokens is not None and of_token is not None else sizes_of(run).get("training_flops")
+    return sizes_of(run).get("training_flops")
 
 
 def parameters_of_run(run: Run) -> float | None:
@@ -193,17 +192,19 @@ def scaling_families(group: Group, kind: CostKind) -> list[Family]:
 
 
 def sizes_of(run: Run) -> Mapping[str, float]:
-    """What follows from a run's config and its tokens: counts of parameters, and training FLOPs; {} without a config.
+    """Counts of parameters, and training FLOPs: as recorded, and what follows from the config with its tokens.
 
-    The vocabulary is that of the run where its folder is here, else the one that its tokenizer has by name.
+    Where the run's folder is not here its vocabulary is not known, and the config gives a size only if its count of all
+    parameters is the recorded one.
     """
-    if run.config is None:
-        return {}
-    size = model_size(run.config.model)
-    tokens = run.number("tokens")
-    return {
-        "total_parameters": size.total_parameters,
-        "non_embedding_parameters": size.non_embedding_parameters,
-        "training_flops_per_token": size.training_flops_per_token,
-        **({} if tokens is None else {"training_flops": tokens * size.training_flops_per_token}),
-    }
+    tokens, flops = run.number("tokens"), run.number("training_flops_per_token")
+    found: dict[str, float] = {}
+    if run.config is not None:
+        size = model_size(run.config.model)
+        if run.folder is not None or run.number("total_parameters") == size.total_parameters:
+            found = {
+                "total_parameters": size.total_parameters,
+                "non_embedding_parameters": size.non_embedding_parameters,
+            }
+            flops = flops or size.training_flops_per_token
+    return found if tokens is None or flops is None else found | {"training_flops": tokens * flops}

@@ -19,6 +19,7 @@ from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.comparable import Protocol, protocols_of
 from gnn_moe.run_folder import RunFolder
+from gnn_moe.studies.outcomes import selected_evaluation
 from gnn_moe.studies.results import STUDY_FILE, StudyResults, load
 from gnn_moe.studies.space import Value, values_of, with_values
 from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
@@ -303,7 +304,7 @@ def _run_of_folder(folder: Path) -> Run:
         state=FAILED if leaks else summary.get("status", "running"),
         error_class=LEAKING if leaks else summary.get("error_class"),
         error_message=_LEAK if leaks else summary.get("error_message"),
-        values=summary,
+        values=summary | selected_evaluation(files),
         folder=folder,
     )
 

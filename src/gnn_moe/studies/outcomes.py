@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gnn_moe.checks import is_number
 from gnn_moe.config import run_config_from_dict
 from gnn_moe.errors import BadInput
 from gnn_moe.model.folders import read_json
@@ -135,17 +136,21 @@ def micro_batch_of(folder: RunFolder) -> int | None:
 def _numbers(folder: RunFolder) -> dict[str, Any]:
     summary = folder.read_summary() or {}
     numbers: dict[str, Any] = {name: summary.get(name) for name in _FROM_SUMMARY}
-    return numbers | {"micro_batch_size": micro_batch_of(folder)} | _selected(folder)
+    return numbers | {"micro_batch_size": micro_batch_of(folder)} | selected_evaluation(folder)
 
 
-def _selected(folder: RunFolder) -> dict[str, Any]:
-    """The evaluation that the one half of the text chooses, and its loss on the other; {} without evaluations."""
+def selected_evaluation(folder: RunFolder) -> dict[str, Any]:
+    """The evaluation that the one half of the text chooses, and its loss on the other; {} without evaluations.
+
+    Raises:
+        BadInput: the metrics are damaged.
+    """
     rows = read_metrics(folder.metrics) if folder.metrics.exists() else []
-    evaluations = [row for row in rows if row["kind"] == "eval" and row.get("selection_loss") is not None]
+    evaluations = [row for row in rows if row.get("kind") == "eval" and is_number(row.get("selection_loss"))]
     if not evaluations:
         return {}
     chosen = min(evaluations, key=lambda row: float(row["selection_loss"]))
-    return {"selected_step": chosen["step"], "reported_loss": chosen.get("reported_loss")}
+    return {"selected_step": chosen.get("step"), "reported_loss": chosen.get("reported_loss")}
 
 
 def _leak(size: float) -> str:
