@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as MatplotlibFigure
 
 from gnn_moe.figures.style import BLACK, BLUE
 from gnn_moe.reports.charts import DARK, chart_json
-from gnn_moe.reports.document import Cell, Column, Document, Paragraph, Section, Span
-from gnn_moe.reports.html import sort_key, svg_url, to_html
+from gnn_moe.reports.document import Cell, Column, Document, Figure, Paragraph, Section, Span
+from gnn_moe.reports.html import sort_key, to_html
+from gnn_moe.reports.page_size import Picture
 from gnn_moe.reports.writer import write_report
 from tests.reports.samples import NASTY, sample
 
@@ -108,7 +110,11 @@ def test_chart_data_cannot_leave_its_element_and_holds_no_nan() -> None:
 
 
 def test_pictures_are_quoted_into_their_attribute() -> None:
-    assert svg_url(b"<svg a=\"1\" b='#'/>") == "data:image/svg+xml,%3Csvg a=%221%22 b=&#39;%23&#39;/%3E"
+    figure = Figure(name="f", caption="", description="", draw=MatplotlibFigure)
+    section = Section(title="T", anchor="t", blocks=(figure,))
+    picture = Picture(svg=b"<svg a=\"1\" b='#'/>", png=b"")
+    page = to_html(Document(title="T", sections=(section,)), folder=Path(), pictures={"f": picture})
+    assert 'src="data:image/svg+xml,%3Csvg a=%221%22 b=&#39;%23&#39;/%3E"' in page
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ from gnn_moe.studies.statistics import LEVEL
 
 MOSTLY_START = 0.5
 """Greatest movement over greatest distance at the start below which a final graph is called that of its start."""
-MOST_POINTS = 4
-"""Points that are drawn: those with the lowest mean loss; the others stand in the tables."""
+MOST_POINTS, MOST_POINTS_OF_ALL = 4, 6
+"""Points of a group and of a whole report that are drawn, one a group at least: those with the lowest mean loss."""
 _DECIMALS = 5
 """Of how far strengths move."""
 _COLUMNS = (
@@ -51,19 +51,24 @@ _NOTES = (
 )
 
 
-def coupling_section(group: Group) -> Section:
-    """All that records say of what was learned, a part a point, and what to run for the rest."""
+def coupling_section(group: Group, *, groups: int = 1) -> Section:
+    """All that records say of what was learned, a part a point, and what to run for the rest.
+
+    Args:
+        group: whose records.
+        groups: of the report, which share the figures that one page can hold.
+    """
+    most = max(1, min(MOST_POINTS, MOST_POINTS_OF_ALL // groups))
     found, notes = read_couplings(group)
     blocks: list[Block] = [Paragraph(note, "note") for note in dict.fromkeys(notes)]
     if not found:
         blocks.append(Paragraph("No completed run has a record of learned strengths here.", "warning"))
     means = {id(each): each.point.mean(group.loss_name) for each in found}
     ranked = sorted(found, key=lambda each: (means[id(each)] is None, means[id(each)] or 0.0))
-    if left := [each.point.label for each in ranked[MOST_POINTS:]]:
-        blocks.append(
-            Paragraph(f"Drawn are the {MOST_POINTS} with the lowest loss; in tables alone: {'; '.join(left)}.")
-        )
-    drawn = {id(each) for each in ranked[:MOST_POINTS]}
+    if left := [each.point.label for each in ranked[most:]]:
+        drawn_are = "is the one" if most == 1 else f"are the {most}"
+        blocks.append(Paragraph(f"Drawn {drawn_are} with the lowest loss; in tables alone: {'; '.join(left)}."))
+    drawn = {id(each) for each in ranked[:most]}
     parts = [_point_section(each, number, drawn=id(each) in drawn) for number, each in enumerate(found)]
     return Section(
         title="What the coupling learned",

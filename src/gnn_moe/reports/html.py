@@ -12,43 +12,51 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gnn_moe.reports.charts import chart_json, dark_colours, plotly_archive
+from gnn_moe.reports.charts import dark_colours, plotly_archive
 from gnn_moe.reports.document import Cell, Column, Document, Span, Table, Text, spans
 from gnn_moe.reports.outline import assert_sound, clean, clean_lines, figures, link
+from gnn_moe.reports.page_size import WHY, Picture, Shown, fitted
 
 TEMPLATES = "templates"
 
 
-def to_html(document: Document, *, folder: Path, pictures: Mapping[str, bytes]) -> str:
+def to_html(document: Document, *, folder: Path, pictures: Mapping[str, Picture]) -> str:
     """The whole report as a page.
 
     Args:
         document: what to write.
         folder: where the page will lie, which links are relative to.
-        pictures: the static figures as SVG, by name.
+        pictures: the static figures, by name.
     """
     assert_sound(document)
-    has_charts = any(figure.chart is not None for figure in figures(document))
-    return (
-        _environment(folder, pictures)
-        .get_template("report.html.jinja")
-        .render(
+    template = _environment(folder).get_template("report.html.jinja")
+
+    def write(shown: Mapping[str, Shown]) -> str:
+        has_charts = any(each.chart is not None for each in shown.values())
+        return template.render(
             document=document,
+            shown=shown,
+            shows_less=_shows_less(shown),
             style=Markup(_packaged("report.css")),
             script=Markup(_packaged("report.js")),
             charts_script=Markup(_packaged("charts.js")) if has_charts else None,
             plotly=Markup(plotly_archive()) if has_charts else None,
             dark_colours=Markup(dark_colours()),
         )
-    )
+
+    return fitted(figures(document), pictures, folder, write)
 
 
-def _environment(folder: Path, pictures: Mapping[str, bytes]) -> Environment:
+def _shows_less(shown: Mapping[str, Shown]) -> str | None:
+    lost = sum(bool(each.remarks) for each in shown.values())
+    return f"{lost} of {len(shown)} figures show less here than their files, {WHY}; each says what." if lost else None
+
+
+def _environment(folder: Path) -> Environment:
     environment = Environment(
         loader=PackageLoader("gnn_moe.reports", TEMPLATES),
         autoescape=True,
@@ -62,8 +70,8 @@ def _environment(folder: Path, pictures: Mapping[str, bytes]) -> Environment:
         "kind": lambda block: type(block).__name__.lower(),
         "line": lambda text: line(text, folder),
         "lines": lambda text: Markup.escape(clean_lines(text)),
-        "chart": lambda chart: Markup(chart_json(chart)),
-        "picture": lambda name: svg_url(pictures[name]),
+        "is_ours": Markup,
+        "url": Markup.escape,  # long, and without anything that `clean` looks for
         "sort_key": sort_key,
         "sorts_as": sorts_as,
     }
@@ -88,12 +96,6 @@ def _span(span: Span, folder: Path) -> Markup:
     if span.href is not None:
         found = Markup('<a href="{}">{}</a>').format(link(span.href, folder), found)
     return found
-
-
-def svg_url(picture: bytes) -> Markup:
-    """A picture as a data URL: in an image of its own, so that names within one picture cannot meet those of others."""
-    # Quoted rather than in base64: a tenth more than the file instead of a third.
-    return Markup("data:image/svg+xml,{}").format(quote(picture, safe=" !$()*,-./:;=?@[]^_{}~'"))
 
 
 def sort_key(cell: Cell, column: Column) -> float | str | None:

@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from gnn_moe.reports.document import Block, Bullets, Document, Figure, Paragraph, Section, Table, Text, spans
 
+FIGURES_FOLDER = "figures"
+"""Of the static figures, beside the report."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 ANCHOR = re.compile(r"[A-Za-z0-9-]+")
 # They turn the direction of the text that follows, beyond the name that holds them.

@@ -40,7 +40,7 @@ def build_report(
         notes: of records that could not be read.
     """
     if len(groups) == 1:
-        sections = _sections(groups[0], targets, with_reference=with_reference, notes=notes)
+        sections = _sections(groups[0], targets, len(groups), with_reference=with_reference, notes=notes)
     else:
         sections = tuple(
             _apart(
@@ -48,7 +48,9 @@ def build_report(
                     title=group.protocol.in_words(),
                     anchor="group",
                     blocks=(Paragraph("Losses of this part compare with each other only.", "note"),),
-                    sections=_sections(group, targets, with_reference=False, notes=notes if number == 1 else ()),
+                    sections=_sections(
+                        group, targets, len(groups), with_reference=False, notes=notes if number == 1 else ()
+                    ),
                 ),
                 f"part-{number}-",
             )
@@ -62,7 +64,7 @@ def build_report(
 
 
 def _sections(
-    group: Group, targets: tuple[Target, ...], *, with_reference: bool, notes: Sequence[str]
+    group: Group, targets: tuple[Target, ...], groups: int, *, with_reference: bool, notes: Sequence[str]
 ) -> tuple[Section, ...]:
     swept = swept_tables(group)
     front = front_points(group)
@@ -79,7 +81,7 @@ def _sections(
         cost_section(group),
         arms_section(group),
         convergence_section(group),
-        coupling_section(group),
+        coupling_section(group, groups=groups),
         recommendations_section(group, front, next_section(group, swept)),
         targets_section(group, targets),
         protocol_section(group, notes),

@@ -18,9 +18,10 @@ from gnn_moe.figures.style import PNG_DPI
 from gnn_moe.reports.document import Document
 from gnn_moe.reports.html import to_html
 from gnn_moe.reports.markdown import to_markdown
-from gnn_moe.reports.outline import figures
+from gnn_moe.reports.outline import FIGURES_FOLDER, figures
+from gnn_moe.reports.page_size import Picture
 
-MARKDOWN_FILE, HTML_FILE, FIGURES_FOLDER = "report.md", "report.html", "figures"
+MARKDOWN_FILE, HTML_FILE = "report.md", "report.html"
 
 # Neither a date nor random names in pictures: a report of the same runs is the same bytes.
 SVG: dict[str, Any] = {"format": "svg", "metadata": {"Date": None, "Creator": None}}
@@ -37,7 +38,7 @@ def write_report(document: Document, folder: Path) -> None:
     pictures = {}
     for figure in figures(document):
         svg, png = drawn(figure.draw())
-        pictures[figure.name] = svg
+        pictures[figure.name] = Picture(svg=svg, png=png)
         _replace(folder / FIGURES_FOLDER / f"{figure.name}.svg", svg)
         _replace(folder / FIGURES_FOLDER / f"{figure.name}.png", png)
     _replace(folder / MARKDOWN_FILE, to_markdown(document, folder=folder).encode())
