@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from gnn_moe.figures.style import BLACK, BLUE
 from gnn_moe.reports.charts import DARK, chart_json
 from gnn_moe.reports.document import Cell, Column, Document, Figure, Paragraph, Section, Span
-from gnn_moe.reports.html import sort_key, to_html
+from gnn_moe.reports.html import command, line, narrow, sort_key, to_html
 from gnn_moe.reports.page_size import Picture
 from gnn_moe.reports.writer import write_report
 from tests.reports.samples import NASTY, sample
 
-VOID = {"meta", "link", "img", "input", "br"}
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
 class Source(HTMLParser):
@@ -147,3 +148,17 @@ def test_colours_of_data_stand_out_on_a_dark_page(colour: str) -> None:
 
 def test_colours_of_the_figures_have_dark_ones() -> None:
     assert {BLUE, BLACK} <= set(DARK)
+
+
+def test_a_command_is_one_line_of_options_whatever_line_it_went_on_in() -> None:
+    found = command("gnn-moe train --a 1 \\\n  --b '<2>'\ngnn-moe report r")
+    assert re.sub(r"</?span[^>]*>", "", found) == "gnn-moe train --a 1 --b &#39;&lt;2&gt;&#39;\ngnn-moe report r"
+    assert found.count('<span class="command">') == 2
+    assert '<span class="option">--a 1 </span>' in found
+
+
+def test_identifiers_in_tables_break_between_words_and_links_stay_links() -> None:
+    found = narrow(["num_experts=4 & ", Span("a_run", href="runs/num_experts=4")], Path())
+    assert found == 'num_<wbr>experts=4 &amp; <a href="runs/num_experts=4">a_<wbr>run</a>'
+    joined = line("95 % of 1.5 × 10, with --a_b", Path()).replace("\N{NO-BREAK SPACE}", "~")
+    assert joined == '95~% of 1.5~×~10, with <span class="flag">--a_b</span>'

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from axe_core_python.selenium import Axe
+from PIL import Image
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -19,6 +22,8 @@ from tests.reports.browser import SCHEMES, WIDTHS, chromium, complaints, evaluat
 from tests.reports.samples import NASTY, sample
 
 pytestmark = pytest.mark.slow
+A4_WIDTH = 703
+"""Pixels of paper between the margins."""
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +208,66 @@ def test_paper_gets_the_pictures_in_light_colours(browser: Chrome, page: Path) -
     assert figure.find_element(By.TAG_NAME, "img").is_displayed()
     assert not figure.find_element(By.CSS_SELECTOR, ".chart").is_displayed()
     assert evaluated(browser, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("name", ["sample", *golden.REPORTS])
+def test_tables_show_every_column_on_a_wide_window_and_on_paper(
+    browser: Chrome, pages: dict[str, Path], name: str
+) -> None:
+    hidden = """[...document.querySelectorAll('.scroll')].filter((each) => each.scrollWidth > each.clientWidth)
+        .map((each) => each.querySelector('caption').textContent)"""
+    show(browser, pages[name])
+    assert evaluated(browser, hidden) == []
+    show(browser, pages[name], width=A4_WIDTH)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    assert evaluated(browser, "[...document.querySelectorAll('table')].length") > 0
+    assert evaluated(browser, hidden) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_commands_go_on_below_at_an_option(browser: Chrome, pages: dict[str, Path], width: int) -> None:
+    show(browser, pages["sweep"], width=width)
+    cut = "[...document.querySelectorAll('pre')].filter((each) => each.scrollWidth > each.clientWidth).length"
+    assert evaluated(browser, cut) == 0
+    broken = """[...document.querySelectorAll('.option')].filter((each) => each.textContent.length < 30
+        && each.offsetHeight > 1.6 * parseFloat(getComputedStyle(each).lineHeight)).map((each) => each.textContent)"""
+    assert evaluated(browser, broken) == []
+    options = evaluated(
+        browser, "[...document.querySelector('pre').querySelectorAll('.option')].map((e) => e.offsetTop)"
+    )
+    assert len(set(options)) > 1
+    assert evaluated(browser, "document.querySelector('pre').textContent").startswith(
+        "gnn-moe train --num_experts 8 --"
+    )
+
+
+@pytest.mark.parametrize("name", list(golden.REPORTS))
+def test_identifiers_break_between_their_words(browser: Chrome, pages: dict[str, Path], name: str) -> None:
+    show(browser, pages[name], width=380)
+    broken = """[...document.querySelectorAll('main :is(td, th, li, p, figcaption, h2, h3, a)')].flatMap((each) => {
+        const walker = document.createTreeWalker(each, NodeFilter.SHOW_TEXT);
+        const found = [];
+        while (walker.nextNode()) {
+          for (const word of walker.currentNode.data.matchAll(/[A-Za-z0-9.]{2,24}/g)) {
+            const range = document.createRange();
+            range.setStart(walker.currentNode, word.index);
+            range.setEnd(walker.currentNode, word.index + word[0].length);
+            const tops = new Set([...range.getClientRects()].map((rect) => Math.round(rect.top)));
+            if (tops.size > 1) found.push(word[0]);
+          }
+        }
+        return found;
+      })"""
+    assert evaluated(browser, f"({broken})") == []
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_pictures_do_not_glare_on_a_dark_page_and_can_be_read(browser: Chrome, page: Path, scripts: bool) -> None:
+    show(browser, page, scheme="dark", scripts=scripts)
+    picture = browser.find_element(By.CSS_SELECTOR, "#figure-adjacency img")
+    shown = np.asarray(Image.open(BytesIO(picture.screenshot_as_png)).convert("RGB"), float)
+    paper = np.array([0x15, 0x19, 0x1E])
+    assert np.abs(shown[3:, 3] - paper).max() <= 2, "the paper of a picture is not that of the page"
+    assert shown.max() > 180, "nothing stands out"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [scheme_is("dark")]})
+    assert evaluated(browser, "getComputedStyle(document.querySelector('#figure-adjacency img')).filter") == "none"

@@ -8,6 +8,7 @@ is whole: figures are static pictures, which the script replaces by charts as it
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,13 @@ from gnn_moe.reports.outline import assert_sound, clean, clean_lines, figures, l
 from gnn_moe.reports.page_size import WHY, Picture, Shown, fitted
 
 TEMPLATES = "templates"
+_BREAKS = re.compile(r"(?<=\w)([_/=])(?=\w\w)")
+"""After them a line may break; in escaped text, whose `&lt;` and the like hold none of them."""
+_FLAGS = re.compile(r"(?<![\w-])--[a-z]\w*")
+_JOINTS = re.compile(r"(?<=\d) (?=% |×)|(?<=×) (?=\d)")
+"""Spaces within a number."""
+_CONTINUED = re.compile(r" \\\n\s*")
+_OPTIONS = re.compile(r"(?<= )(?=--)")
 
 
 def to_html(document: Document, *, folder: Path, pictures: Mapping[str, Picture]) -> str:
@@ -69,7 +77,8 @@ def _environment(folder: Path) -> Environment:
     environment.filters |= {
         "kind": lambda block: type(block).__name__.lower(),
         "line": lambda text: line(text, folder),
-        "lines": lambda text: Markup.escape(clean_lines(text)),
+        "narrow": lambda text: narrow(text, folder),
+        "command": command,
         "is_ours": Markup,
         "url": Markup.escape,  # long, and without anything that `clean` looks for
         "sort_key": sort_key,
@@ -87,8 +96,15 @@ def line(text: Text, folder: Path) -> Markup:
     return Markup("").join(_span(span, folder) for span in spans(text))
 
 
+def narrow(text: Text, folder: Path) -> Markup:
+    """A line in a column, whose identifiers and paths break between their words."""
+    # Outside tags, whose attributes hold the same characters.
+    pieces = re.split(r"(<[^>]*>)", str(line(text, folder)))
+    return Markup("").join(Markup(piece if piece[:1] == "<" else _BREAKS.sub("\\1<wbr>", piece)) for piece in pieces)
+
+
 def _span(span: Span, folder: Path) -> Markup:
-    found = Markup.escape(clean(span.text))
+    found = _words(clean(span.text))
     if span.code:
         found = Markup("<code>{}</code>").format(found)
     if span.strong:
@@ -96,6 +112,24 @@ def _span(span: Span, folder: Path) -> Markup:
     if span.href is not None:
         found = Markup('<a href="{}">{}</a>').format(link(span.href, folder), found)
     return found
+
+
+def _words(text: str) -> Markup:
+    """A text whose options and numbers stay in one piece."""
+    found = _JOINTS.sub("\N{NO-BREAK SPACE}", str(Markup.escape(text)))
+    return Markup(_FLAGS.sub('<span class="flag">\\g<0></span>', found))
+
+
+def command(text: str) -> Markup:
+    """Commands, a line each, whose options stay in one piece with their values; they go on below where they must."""
+    text = _CONTINUED.sub(" ", text)
+    return Markup("").join(_command(each) for each in clean_lines(text).splitlines(keepends=True))
+
+
+def _command(text: str) -> Markup:
+    parts = _OPTIONS.split(text)
+    options = Markup("").join(Markup('<span class="option">{}</span>').format(part) for part in parts)
+    return Markup('<span class="command">{}</span>').format(options)
 
 
 def sort_key(cell: Cell, column: Column) -> float | str | None:
