@@ -49,7 +49,7 @@ def show(browser: Chrome, page: Path, *, width: int = 1400, scheme: str = "light
         _log(browser, kind)
     browser.get(page.as_uri())
     if scripts:
-        wait_for(browser, "document.documentElement.dataset.charts === 'drawn'")
+        wait_for(browser, "!document.getElementById('plotly') || document.documentElement.dataset.charts === 'drawn'")
 
 
 def scheme_is(scheme: str) -> dict[str, str]:
