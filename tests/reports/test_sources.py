@@ -64,6 +64,14 @@ def test_runs_of_one_setting_are_one_point(tmp_path: Path) -> None:
     assert (found.mean, found.seeds) == (6.5, 2)
 
 
+def test_points_come_in_the_order_of_their_numbers_and_of_their_words(tmp_path: Path) -> None:
+    settings = [(4, "mean"), (2, "mean"), (16, "mean"), (8, "mean"), (4, "GNN")]
+    for number, (experts, coupler) in enumerate(settings):
+        write_run(tmp_path / f"run-{number}", num_experts=experts, coupler_type=coupler)
+    found = [(point.settings["num_experts"], point.settings["coupler_type"]) for point in group_of(tmp_path).points]
+    assert found == [(2, "mean"), (4, "mean"), (8, "mean"), (16, "mean"), (4, "GNN")]
+
+
 def test_runs_of_several_texts_are_refused_or_grouped(tmp_path: Path) -> None:
     write_run(tmp_path / "one", num_eval_samples=10)
     write_run(tmp_path / "other", num_eval_samples=20)
@@ -124,7 +132,7 @@ def test_a_study_whose_folders_are_elsewhere_still_has_its_numbers(tmp_path: Pat
     (group,), notes = read_sources([study])
     assert notes == []
     assert [run.folder for run in group.runs] == [None] * 3
-    failed = group.points[2].failed[0]
+    failed = group.points[0].failed[0]
     assert (failed.config, failed.error_message, failed.settings["num_experts"]) == (None, "no such thing", -3)
     assert group.loss_name == "reported_loss"
 

@@ -18,6 +18,7 @@ from gnn_moe.checks import is_number
 from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.comparable import Protocol, protocols_of
+from gnn_moe.reports.numbers import numeric
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.outcomes import selected_evaluation
 from gnn_moe.studies.results import STUDY_FILE, StudyResults, load
@@ -329,12 +330,28 @@ def _group(protocol: Protocol, mine: Sequence[Run], studies: Sequence[StudyResul
                 arm=some[0].arm,
                 runs=tuple(sorted(some, key=lambda run: (run.seed, run.name))),
             )
-            for some in by_point.values()
+            for some in _in_order(list(by_point.values()), fields)
         ),
         fields=fields,
         baseline=values_of(own[0].baseline) if own else _usual(mine),
         studies=own,
     )
+
+
+def _in_order(points: Sequence[Sequence[Run]], fields: Sequence[str]) -> list[Sequence[Run]]:
+    """The runs of points, by arm as arms come, then field by field: numbers ascending, other values as they come."""
+
+    def rank(values: Sequence[Value | None]) -> Sequence[float]:
+        found = [None if value is None else numeric(value) for value in values]
+        texts = list(dict.fromkeys(map(repr, values)))
+        return [
+            texts.index(repr(value)) if None in found else number or 0.0
+            for value, number in zip(values, found, strict=True)
+        ]
+
+    firsts = [some[0] for some in points]
+    ranks = [rank([run.arm for run in firsts]), *(rank([run.settings[name] for run in firsts]) for name in fields)]
+    return [points[place] for place in sorted(range(len(points)), key=lambda place: [each[place] for each in ranks])]
 
 
 def _usual(runs: Sequence[Run]) -> dict[str, Value]:
