@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.patches import FancyArrowPatch
 
 from gnn_moe.figures.heat_maps import HeatMap
 from gnn_moe.figures.style import Floats
@@ -119,6 +121,18 @@ def test_a_hypergraph_has_its_figures_and_its_verdict(hgnn: Path) -> None:
     assert "where the strengths started" not in said
     assert f"gnn-moe evaluate {hgnn / 's1'} --ablate coupler" in said
     assert f"--coupling --json > {hgnn / 's1' / MEASURES_FILE}" in said
+
+
+def test_strong_looks_alike_in_the_graph_and_in_the_heat_map(hgnn: Path) -> None:
+    _evolution, graph, heat = figures(coupling_section(group_of(hgnn)))
+    (image,) = [image for axes in heat.draw().get_axes() for image in axes.get_images()]
+    panel, *_ = graph.draw().get_axes()
+    lines = [patch for patch in panel.patches if isinstance(patch, FancyArrowPatch)]
+    colors = [to_rgba(patch.get_edgecolor()) for patch in lines]
+    lightness = [sum(color[:3]) for color in colors]
+    assert lightness == sorted(lightness, reverse=True), "the weakest line comes first and is the lightest"
+    assert colors[-1] == image.cmap(1.0)
+    assert colors[0] == image.cmap(0.0)
 
 
 @pytest.mark.parametrize("name", ["adjacency", "mixing"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gnn_moe.errors import BadInput
+from gnn_moe.reports.document import Table
 from gnn_moe.reports.measures import MEASURES, Measured, measure_number
 from gnn_moe.reports.targets import Target, outcome_of, parse_targets, read_targets, seed_targets, targets_section
 from gnn_moe.studies.statistics import Interval, t_interval
@@ -81,6 +82,9 @@ def test_differences_and_ratios_are_paired_by_seed(tmp_path: Path) -> None:
     assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
     ratio = MEASURES["minutes_ratio"](group, "minutes_ratio", "HGNN", "GNN")
     assert ratio.value == pytest.approx(math.exp(sum(math.log((3 + 0.1 * s) / 2) for s in (1, 2, 3)) / 3))
+    (table,) = [block for block in targets_section(group, seed_targets()).blocks if isinstance(block, Table)]
+    explains = {column.title: column.explains for column in table.columns}
+    assert explains["measured"] == "mean over seeds; of ratios of minutes the geometric mean"
     rows = tables(targets_section(group, seed_targets()))["Targets and success metrics"]
     assert [row[5] for row in rows[:3]] == ["met", "cannot be told", "met"]
     assert all(row[5] == "cannot be told" and row[6] for row in rows[3:])

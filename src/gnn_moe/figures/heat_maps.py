@@ -1,7 +1,8 @@
 """The coupling at the end of a run, as labelled heat maps: which experts exchange, and how strongly.
 
-Letters: E experts, M hyperedges, G coupler layers. All panels of a figure share one colour scale (cividis: the same to
-colour-blind eyes and, as lightness, in grey). A pale cell stands for "none", a × for a value that is not finite.
+Letters: E experts, M hyperedges, G coupler layers. All panels of a figure share one colour scale (cividis, darker for
+more: the same to colour-blind eyes and, as lightness, in grey). A pale grey cell stands for "none", a × for a value
+that is not finite.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MOST_HYPEREDGES = 24
 MOST_NUMBERED = 12
 """Rows up to which every cell shows its number."""
 FIGURE_WIDTH = 12.0
+STRENGTHS = colormaps["cividis_r"]
+"""Darker is stronger, as in the graphs of reports, whose lines must stand out on white paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +165,7 @@ def heat_map_figure(
     figure = new_figure(max(5.2, width * columns + 1.0), height * rows + 0.5)
     figure.suptitle(title, fontsize=10)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    cmap = colormaps["cividis"].with_extremes(bad=EMPTY)
+    cmap = STRENGTHS.with_extremes(bad=EMPTY)
     norm = Normalize(*(limits or _limits(maps)))
     for number, axes in enumerate(panels):
         if number >= len(maps):

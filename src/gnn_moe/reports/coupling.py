@@ -159,8 +159,8 @@ def _figures(found: PointCoupling, slug: str) -> list[Figure]:
         figures.append(
             Figure(
                 name=f"coupling-graph-{slug}",
-                caption=f"{title}: experts and what they exchange; wider and darker is stronger, on a scale from the "
-                f"least to the greatest strength shown.{most}{cut}",
+                caption=f"{title}: experts and what they exchange; lines that are wider and stand out more from the "
+                f"page are stronger, on a scale from the least to the greatest strength shown.{most}{cut}",
                 description=f"Experts on circles. The strongest connection of {'; '.join(tops)}.",
                 draw=lambda: graph_figure(title, data),
             )
@@ -168,8 +168,8 @@ def _figures(found: PointCoupling, slug: str) -> list[Figure]:
     figures.append(
         Figure(
             name=f"coupling-heat-{slug}",
-            caption=f"{title}: {'summed weight of shared hyperedges' if data.hypergraphs else what}; brighter is "
-            f"more.{cut}",
+            caption=f"{title}: {'summed weight of shared hyperedges' if data.hypergraphs else what}; what "
+            f"stands out more from the page is stronger.{cut}",
             description=f"{len(maps)} heat maps, labelled by expert, of the numbers that the graph shows.",
             draw=lambda: final_heat_map(title, data),
         )

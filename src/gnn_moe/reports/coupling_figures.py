@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import FancyArrowPatch
 
 from gnn_moe.figures.coupling import CouplingData, quantile_bands
-from gnn_moe.figures.heat_maps import HeatMap, adjacency_maps, heat_map_figure, shared_weight_maps
+from gnn_moe.figures.heat_maps import STRENGTHS, HeatMap, adjacency_maps, heat_map_figure, shared_weight_maps
 from gnn_moe.figures.style import EMPTY, LINE_STYLES, NOTE, new_figure, style_axes
 from gnn_moe.reports.couplings import PointCoupling
 from gnn_moe.reports.marks import static_label
@@ -131,7 +130,7 @@ def graph_figure(title: str, data: CouplingData) -> MatplotlibFigure:
         axes.set_axis_off()
         if number < len(maps):
             _draw_graph(axes, maps[number], norm, directed=bool(data.adjacencies))
-    colors = ScalarMappable(norm, colormaps["cividis_r"])
+    colors = ScalarMappable(norm, STRENGTHS)
     bar = figure.colorbar(colors, ax=panels, fraction=0.04, pad=0.02, aspect=25)
     bar.ax.tick_params(labelsize=7)
     bar.set_label(strength_name(data) if data.adjacencies else "summed weight of shared hyperedges", fontsize=7)
@@ -162,7 +161,6 @@ def _draw_graph(axes: Axes, entry: HeatMap, norm: Normalize, *, directed: bool) 
     experts = len(entry.row_labels)
     angle = [math.pi / 2 - 2 * math.pi * expert / experts for expert in range(experts)]
     place = [(math.cos(each), math.sin(each)) for each in angle]
-    colors = colormaps["cividis_r"]
     for sender, receiver, strength in edges(entry, directed=directed):
         share = float(norm(strength))
         axes.add_patch(
@@ -174,7 +172,7 @@ def _draw_graph(axes: Axes, entry: HeatMap, norm: Normalize, *, directed: bool) 
                 mutation_scale=8,
                 shrinkA=9,
                 shrinkB=9,
-                color=colors(share),
+                color=STRENGTHS(share),
                 linewidth=0.6 + (2.8 if experts <= 8 else 1.6) * share,
             )
         )

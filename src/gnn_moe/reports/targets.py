@@ -124,7 +124,7 @@ def outcome_of(target: Target, found: Measured) -> Outcome:
 _COLUMNS = (
     Column(title="target", numeric=False),
     Column(title="wanted"),
-    Column(title="measured", explains="mean over seeds"),
+    Column(title="measured", explains="mean over seeds; of ratios of minutes the geometric mean"),
     Column(title="interval", explains="95 % over seeds"),
     Column(title="seeds"),
     Column(title="outcome", numeric=False),
