@@ -149,8 +149,10 @@ def _scaling(points: Sequence[Sequence[Record]]) -> Iterator[float]:
         sizes = [getattr(model_size(some[0].config.model), name) for some in ordered]
         tokens = ordered[0][0].summary["tokens"] if name.startswith("training") else 1
         fit = stats.linregress(np.log(np.array(sizes) * tokens), np.log(losses.mean(axis=1)))
-        half = float(stats.t.ppf(0.975, len(ordered) - 2)) * fit.stderr
-        yield from (math.exp(fit.intercept), fit.slope, fit.slope - half, fit.slope + half)
+        errors = float(stats.t.ppf(0.975, len(ordered) - 2))
+        for sign in (-1, 0, 1):
+            yield math.exp(fit.intercept + sign * errors * fit.intercept_stderr)
+            yield fit.slope + sign * errors * fit.stderr
 
 
 def _mean_and_interval(values: Floats) -> Iterator[float]:

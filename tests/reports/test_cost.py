@@ -10,6 +10,7 @@ import pytest
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.costs import PARAMETERS, front_points, pareto_front, scaling_families
+from gnn_moe.reports.numbers import short
 from tests.reports.made_runs import figures, group_of, hrefs, rendered, tables, words, write_run
 
 
@@ -77,10 +78,45 @@ def test_scaling_is_fitted_from_three_sizes_and_finds_a_law(tmp_path: Path) -> N
     assert "excludes 0" in rows[1][-1]
 
 
-def group_size(folder: Path, width: int) -> float:
-    """Writes a run whose loss follows 9 · parameters^-0.1 and gives its parameters."""
+def test_captions_name_the_law_with_its_constants_and_charts_draw_it(tmp_path: Path) -> None:
+    for number, width in enumerate((16, 32, 64, 128)):
+        group_size(tmp_path / f"w{width}", width, off=(-1) ** number * 0.01)
+    group = group_of(tmp_path)
+    (family,) = scaling_families(group, PARAMETERS)
+    fit = family.fit
+    assert fit.factor is not None
+    assert fit.factor_interval is not None
+    assert fit.factor_interval.low < fit.factor < fit.factor_interval.high
+    figure = figures(cost_section(group))[-1]
+    assert "loss = a · (parameters)^b, fitted: all points, 4 points: a = " in figure.caption
+    for found in (fit.factor_interval, fit.interval):
+        assert found is not None
+        assert f"(95 % interval {short(found.low)} to {short(found.high)})" in figure.caption
+    assert figure.chart is not None
+    (law,) = [trace for trace in figure.chart["data"] if trace["name"] == "power law, all points"]
+    assert law["y"][0] == pytest.approx(fit.factor * law["x"][0] ** (fit.exponent or 0.0))
+
+
+def test_points_of_charts_have_the_bars_of_the_static_figure(tmp_path: Path) -> None:
+    for seed, minutes in ((1, 2.0), (2, 3.0), (3, 7.0)):
+        write_run(tmp_path / f"s{seed}", seed=seed, loss=5 + seed / 10, minutes=minutes)
+    chart = figures(cost_section(group_of(tmp_path)))[0].chart
+    assert chart is not None
+    (point,) = [trace for trace in chart["data"] if "error_x" in trace]
+    assert point["x"] == [4.0]
+    assert point["error_x"] == {
+        "type": "data",
+        "symmetric": False,
+        "visible": True,
+        "array": [3.0],
+        "arrayminus": [2.0],
+    }
+
+
+def group_size(folder: Path, width: int, off: float = 0.0) -> float:
+    """Writes a run whose loss follows 9 · parameters^-0.1, off by so much, and gives its parameters."""
     parameters = 1000.0 * width
-    loss = 9.0 * parameters**-0.1
+    loss = 9.0 * parameters**-0.1 + off
     write_run(folder, embed_dim=width, loss=loss, summary={"total_parameters": parameters})
     return parameters
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter, ScalarFormatter
 
-from gnn_moe.figures.style import BLACK, NOTE, new_figure, style_axes
+from gnn_moe.figures.style import BLACK, NOTE, Floats, new_figure, style_axes
 from gnn_moe.reports import numbers
 from gnn_moe.reports.costs import (
     COST_KINDS,
@@ -39,6 +39,8 @@ from gnn_moe.reports.marks import (
 )
 from gnn_moe.reports.sources import Group
 
+MOST_LAWS = 3
+"""Fitted laws that a caption names."""
 LOG_RATIO = 3
 """Greatest over smallest cost from which the axis is logarithmic."""
 _LOSS_TITLE = "evaluation loss, nats a token"
@@ -91,15 +93,30 @@ def _figure(kind: CostKind, points: Sequence[PointCost], families: Sequence[Fami
         if any(len(each.runs) > 1 for each in points)
         else "One seed a point, so no bar can be drawn"
     )
-    fitted = [family for family in families if family.fit.exponent is not None]
-    said = " Thin dotted: the fitted power law." if fitted else ""
+    laws = [_law(family) for family in families if family.fit.exponent is not None]
+    more = f"; {len(laws) - MOST_LAWS} more are in the table below" if len(laws) > MOST_LAWS else ""
+    said = f" Thin dotted: loss = a · ({kind.title})^b, fitted: {'; '.join(laws[:MOST_LAWS])}{more}." if laws else ""
     return Figure(
         name=f"cost-{kind.name}",
         caption=f"Evaluation loss against {kind.title}. {bars}. Grey steps: the Pareto front.{said}",
         description=f"A scatter plot of {len(points)} points. On the Pareto front, cheapest first: {names}.",
         draw=lambda: cost_figure(kind, points, families),
-        chart=cost_chart(kind, points),
+        chart=cost_chart(kind, points, families),
     )
+
+
+def _law(family: Family) -> str:
+    """The constants of a law with their 95 % t intervals."""
+    fit = family.fit
+    assert fit.interval is not None
+    assert fit.factor_interval is not None
+    a, b = (fit.factor, fit.factor_interval), (fit.exponent, fit.interval)
+    constants = " and ".join(
+        f"{name} = {numbers.short(value)} ({numbers.level(found)} interval {numbers.short(found.low)} to "
+        f"{numbers.short(found.high)})"
+        for name, (value, found) in zip("ab", (a, b), strict=True)
+    )
+    return f"{family.label}, {numbers.counted(fit.points, 'point')}: {constants}"
 
 
 def cost_figure(kind: CostKind, points: Sequence[PointCost], families: Sequence[Family] = ()) -> MatplotlibFigure:
@@ -170,16 +187,38 @@ def _draw_front(axes: Axes, front: Sequence[PointCost]) -> None:
         axes.scatter(costs, losses, s=170, facecolors="none", edgecolors="#777777", label="Pareto front: one point")
 
 
-def _draw_fit(axes: Axes, family: Family) -> None:
+def _fitted(family: Family) -> tuple[Floats, Floats] | None:
+    """Sizes and losses along a law; None where it is not fitted."""
     if family.fit.exponent is None or family.fit.factor is None:
-        return
+        return None
     costs = [each.cost for each in family.points]
     size = np.geomspace(min(costs), max(costs), 50)
-    loss, label = family.fit.factor * size**family.fit.exponent, static_label(f"power law, {family.label}")
-    axes.plot(size, loss, color=BLACK, linestyle=":", linewidth=0.9, zorder=2, label=label)
+    return size, family.fit.factor * size**family.fit.exponent
 
 
-def cost_chart(kind: CostKind, points: Sequence[PointCost]) -> dict[str, Any]:
+def _draw_fit(axes: Axes, family: Family) -> None:
+    if (found := _fitted(family)) is not None:
+        label = static_label(f"power law, {family.label}")
+        axes.plot(*found, color=BLACK, linestyle=":", linewidth=0.9, zorder=2, label=label)
+
+
+def _law_traces(families: Sequence[Family]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": chart_label(f"power law, {family.label}"),
+            "x": found[0].tolist(),
+            "y": found[1].tolist(),
+            "line": {"color": BLACK, "dash": "dot", "width": 1},
+            "hoverinfo": "skip",
+        }
+        for family in families
+        if (found := _fitted(family)) is not None
+    ]
+
+
+def cost_chart(kind: CostKind, points: Sequence[PointCost], families: Sequence[Family] = ()) -> dict[str, Any]:
     """The interactive one: a trace a point with its bars, one a point with its seeds (hidden until asked for)."""
     front = front_of(points)
     steps = {
@@ -191,7 +230,7 @@ def cost_chart(kind: CostKind, points: Sequence[PointCost]) -> dict[str, Any]:
         "line": {"color": "#999999", "shape": "hv"},
         "hoverinfo": "skip",
     }
-    traces: list[Any] = [steps]
+    traces: list[Any] = [steps, *_law_traces(families)]
     for place, each in enumerate(points):
         mark, label = mark_of(place), each.point.label
         interval = each.loss.interval
@@ -199,7 +238,9 @@ def cost_chart(kind: CostKind, points: Sequence[PointCost]) -> dict[str, Any]:
         if interval is not None:
             bars |= {"array": [interval.high - each.loss.mean], "arrayminus": [each.loss.mean - interval.low]}
         hover = f"{chart_label(label)}<br>%{{x:.4g}} {kind.title}<br>loss %{{y:.4f}}, {len(each.runs)} seeds"
-        means = {"x": [each.cost], "y": [each.loss.mean], "error_y": bars, "mode": "markers"}
+        level = {"type": "data", "symmetric": False, "visible": len(each.runs) > 1}
+        level |= {"array": [max(each.costs) - each.cost], "arrayminus": [each.cost - min(each.costs)]}
+        means = {"x": [each.cost], "y": [each.loss.mean], "error_x": level, "error_y": bars, "mode": "markers"}
         traces.append(trace_of(mark, label, label, hovertemplate=f"{hover}<extra></extra>", **means))
         if len(each.runs) > 1:
             seeds = [f"seed {run.seed}" for run in each.runs]

@@ -110,6 +110,8 @@ class ScalingFit:
     points: int
     reason: str | None
     """Why there is no fit."""
+    factor_interval: Interval | None = None
+    """Of the factor: of ln a, as powers of e; it and that of the exponent are not independent."""
 
 
 def mean_and_spread(values: Sequence[float] | Floats) -> tuple[float, float]:
@@ -338,10 +340,18 @@ def scaling_fit(sizes: Sequence[float], losses: Sequence[float], *, level: float
         reason = f"{different} different sizes, and a fit needs {FIT_FROM}"
         return ScalingFit(exponent=None, interval=None, factor=None, points=len(sizes), reason=reason)
     line = stats.linregress(np.log(sizes), np.log(losses))
-    slope, half = float(line.slope), float(special.stdtrit(len(sizes) - 2, (1 + level) / 2) * line.stderr)
-    interval = Interval(low=slope - half, high=slope + half, level=level)
-    factor = math.exp(line.intercept)
-    return ScalingFit(exponent=slope, interval=interval, factor=factor, points=len(sizes), reason=None)
+    errors = float(special.stdtrit(len(sizes) - 2, (1 + level) / 2))
+    slope, half, half_of_factor = float(line.slope), errors * line.stderr, errors * line.intercept_stderr
+    return ScalingFit(
+        exponent=slope,
+        interval=Interval(low=slope - half, high=slope + half, level=level),
+        factor=math.exp(line.intercept),
+        factor_interval=Interval(
+            low=math.exp(line.intercept - half_of_factor), high=math.exp(line.intercept + half_of_factor), level=level
+        ),
+        points=len(sizes),
+        reason=None,
+    )
 
 
 def _finite(values: Sequence[float] | Floats) -> Floats:
