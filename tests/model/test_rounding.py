@@ -235,6 +235,23 @@ def test_a_fixed_mix_keeps_nothing_and_a_learned_one_equals_the_sum() -> None:
     assert kept == [(E, E)]
 
 
+@pytest.mark.parametrize("experts", [1, 2, 3, 4, 7, 8, 9, 16, 17])
+@pytest.mark.parametrize("tokens", [1, 12])
+def test_a_mix_taken_in_strips_is_the_mix(experts: int, tokens: int) -> None:
+    """Whether the numbers of an expert fill whole strips, or not (an odd width of one token)."""
+    generator = torch.Generator().manual_seed(experts)
+    width = 16 if tokens > 1 else 5
+    mix_EE = torch.randn(experts, experts, generator=generator).requires_grad_()
+    x_END, grad_END = (torch.randn(experts, tokens, width, generator=generator).bfloat16() for _ in range(2))
+    x_END.requires_grad_()
+    exact = torch.einsum("ij,jnd->ind", mix_EE.detach().bfloat16().double(), x_END.double())
+    mixed_END = propagate(mix_EE, x_END)
+    torch.testing.assert_close(mixed_END.double(), exact, rtol=2**-7, atol=1e-2)
+    (found_END,) = torch.autograd.grad(mixed_END, x_END, grad_END)
+    expected_END = torch.einsum("ji,jnd->ind", mix_EE.detach().bfloat16().double(), grad_END.double())
+    torch.testing.assert_close(found_END.double(), expected_END, rtol=2**-7, atol=1e-2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_as_an_operator_of_torch(dtype: torch.dtype) -> None:
     x_END, grad_END = mixed(5)
