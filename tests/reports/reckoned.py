@@ -59,8 +59,10 @@ def numbers_of(runs: Path) -> set[str]:
     quantities = [size for record in records for size in _sizes(record)]
     completed = [some for some in points.values() if all(each.summary["status"] == "completed" for each in some)]
     for some in completed:
-        quantities += _of_point(sorted(some, key=lambda record: record.config.training.seed))
-    spreads = [np.std(_losses(some), ddof=1) for some in completed]
+        some.sort(key=lambda record: record.config.training.seed)
+        quantities += _of_point(some)
+    pairs = itertools.combinations([_losses(some) for some in completed], 2)
+    spreads = [np.std(one - other, ddof=1) for one, other in pairs]
     quantities += [float(np.median(spreads)), _detectable(float(np.median(spreads)), 5)]
     for one, other in itertools.permutations(completed, 2):
         quantities += _of_pair(one, other)

@@ -187,3 +187,28 @@ def test_seeds_needed_are_those_of_power_tables(size: float, pairs: int | None) 
         assert before is not None
         assert enough is not None
         assert enough <= size < before
+
+
+def test_more_arms_need_more_seeds(tmp_path: Path) -> None:
+    """Each of two arms is tested at 2.5 %: the first that Holm's rule asks for."""
+    for seed, (mean, hgnn) in enumerate(((0.05, 0.02), (-0.03, -0.01), (0.02, 0.03)), 1):
+        write_run(tmp_path / f"gnn-{seed}", coupler_type="GNN", seed=seed, loss=5.0 + seed)
+        write_run(tmp_path / f"mean-{seed}", coupler_type="mean", seed=seed, loss=5.0 + seed + mean)
+        write_run(tmp_path / f"hgnn-{seed}", coupler_type="HGNN", seed=seed, loss=5.0 + seed + hgnn)
+    effect = float(np.mean((0.05, -0.03, 0.02)) / np.std((0.05, -0.03, 0.02), ddof=1))
+    pairs = next(n for n in range(2, 200) if _power(effect, n, 0.025) >= 0.8)
+    assert pairs > (seeds_needed(1.0, effect) or 0)
+    assert f"{pairs} seeds of each find it 80 times in 100, tested as one of 2 arms" in words(
+        next_section(group_of(tmp_path), [])
+    )
+
+
+def _power(effect: float, pairs: int, alpha: float) -> float:
+    limit, away = stats.t.ppf(1 - alpha / 2, pairs - 1), effect * math.sqrt(pairs)
+    return float(stats.nct.sf(limit, pairs - 1, away) + stats.nct.cdf(-limit, pairs - 1, away))
+
+
+def test_what_seeds_share_is_no_spread_of_a_difference(tmp_path: Path) -> None:
+    """Losses spread by 1 over seeds, their paired differences by 0.01."""
+    write_curve(tmp_path, "num_experts", (2, 4), lambda value, seed: seed + (0.01 * seed if value == 4 else 0.0))
+    assert "Differences of two points spread by 0.0100 over seeds" in words(next_section(group_of(tmp_path), []))

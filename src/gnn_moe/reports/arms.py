@@ -235,6 +235,8 @@ class Undecided:
     """Standard deviation of the differences; positive."""
     seeds: int
     """In common."""
+    arms_compared: int
+    """All that were tested together, of which Holm's rule asks more than of one."""
 
 
 def undecided(group: Group) -> Iterator[Undecided]:
@@ -247,9 +249,13 @@ def undecided(group: Group) -> Iterator[Undecided]:
     for each in weighed:
         difference, spread = each["mean_difference"], each["spread"]
         if each["verdict"] == "no evidence" and difference and spread:
-            seeds = len(each["pairs"]["seeds"])
             yield Undecided(
-                arm=each["arm"], baseline=each["baseline"], difference=difference, spread=spread, seeds=seeds
+                arm=each["arm"],
+                baseline=each["baseline"],
+                difference=difference,
+                spread=spread,
+                seeds=len(each["pairs"]["seeds"]),
+                arms_compared=each["arms_compared"],
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from gnn_moe.reports.insights import edge
 from gnn_moe.reports.recommendations import train_command
 from gnn_moe.reports.sources import Group
 from gnn_moe.reports.swept import Swept
-from gnn_moe.studies.statistics import MeanEstimate, minimum_detectable_difference
+from gnn_moe.studies.statistics import LEVEL, MeanEstimate, mean_and_spread, minimum_detectable_difference
 
 SEEDS = 5
 """With which a further study is reckoned."""
@@ -99,42 +100,56 @@ def _more_seeds(group: Group) -> Iterator[str]:
             f"{len(single)} of {len(group.points)} points have one seed: run them with --seeds 1,2,3,4,5; until then "
             "no interval can be given."
         )
-    spreads = [found.spread for point in group.points if (found := point.estimate(group.loss_name)) and found.spread]
+    spreads = paired_spreads(group)
     if spreads:
         median = float(np.median(spreads))
         least = minimum_detectable_difference(median, SEEDS)
         yield (
-            f"Losses of one point spread by {numbers.loss(median)} over seeds (median of the points): with {SEEDS} "
-            f"seeds a difference of {numbers.loss(least)} between pairs that spread as far is found 80 times in 100."
+            f"Differences of two points spread by {numbers.loss(median)} over seeds (median of all pairs): with "
+            f"{SEEDS} seeds a paired t test of one such pair finds a true difference of {numbers.loss(least)} 80 times "
+            "in 100."
         )
+
+
+def paired_spreads(group: Group) -> list[float]:
+    """Of each two points with two seeds or more in common, the standard deviation of their paired differences."""
+    found = []
+    for one, other in itertools.combinations([point.by_seed(group.loss_name) for point in group.points], 2):
+        differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
+        if len(differences) > 1:
+            found.append(mean_and_spread(differences)[1])
+    return [spread for spread in found if spread > 0]
 
 
 def _more_pairs(group: Group) -> Iterator[str]:
     """How many seeds would settle what no verdict was given on."""
     for each in undecided(group):
-        needed = seeds_needed(each.spread, abs(each.difference))
+        needed = seeds_needed(each.spread, abs(each.difference), each.arms_compared)
         how_many = f"{needed} seeds" if needed is not None else f"more than {MOST_SEEDS} seeds"
+        among = f", tested as one of {each.arms_compared} arms" if each.arms_compared > 1 else ""
         yield (
             f"{each.arm} and {each.baseline} lie {numbers.loss(abs(each.difference))} apart after {each.seeds} seeds: "
-            f"if that is the true difference, {how_many} of each find it 80 times in 100."
+            f"if that is the true difference, {how_many} of each find it 80 times in 100{among}."
         )
 
 
-def seeds_needed(spread: float, difference: float) -> int | None:
+def seeds_needed(spread: float, difference: float, arms_compared: int = 1) -> int | None:
     """The fewest pairs with which a paired t test at 5 % finds a true difference 80 times in 100.
 
     Args:
         spread: standard deviation of the differences of pairs; positive.
         difference: the true one; positive.
+        arms_compared: all that are tested together; the first of them has to pass at 5 % over their number.
 
     Returns:
         From 2 to `MOST_SEEDS`; None where that is not enough.
     """
+    level = 1 - (1 - LEVEL) / arms_compared
     return next(
         (
             pairs
             for pairs in range(2, MOST_SEEDS + 1)
-            if (found := minimum_detectable_difference(spread, pairs)) is not None and found <= difference
+            if (found := minimum_detectable_difference(spread, pairs, level=level)) is not None and found <= difference
         ),
         None,
     )
