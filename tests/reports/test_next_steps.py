@@ -14,7 +14,8 @@ from scipy import stats
 from gnn_moe.model.size import model_size
 from gnn_moe.plans import plan_memory
 from gnn_moe.reports.expectations import Expectation, expectation_of
-from gnn_moe.reports.next_steps import next_section, seeds_needed
+from gnn_moe.reports.next_steps import next_section
+from gnn_moe.reports.power import seeds_needed
 from gnn_moe.reports.tables import swept_tables
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.statistics import minimum_detectable_difference

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
-
-import numpy as np
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import undecided
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Table
 from gnn_moe.reports.expectations import Expectation, expectation_of
 from gnn_moe.reports.insights import edge
+from gnn_moe.reports.power import MOST_SEEDS, paired_spread, seeds_needed
 from gnn_moe.reports.recommendations import train_command
 from gnn_moe.reports.sources import Group
 from gnn_moe.reports.swept import Swept
-from gnn_moe.studies.statistics import LEVEL, MeanEstimate, mean_and_spread, minimum_detectable_difference
+from gnn_moe.studies.statistics import MeanEstimate, minimum_detectable_difference
 
 SEEDS = 5
 """With which a further study is reckoned."""
-MOST_SEEDS = 200
-"""Beyond which a difference counts as too small to look for."""
 _COLUMNS = (
     Column(title="field", numeric=False),
     Column(title="try", explains="an untried value, all else as at the lowest"),
@@ -100,25 +96,13 @@ def _more_seeds(group: Group) -> Iterator[str]:
             f"{len(single)} of {len(group.points)} points have one seed: run them with --seeds 1,2,3,4,5; until then "
             "no interval can be given."
         )
-    spreads = paired_spreads(group)
-    if spreads:
-        median = float(np.median(spreads))
-        least = minimum_detectable_difference(median, SEEDS)
+    if (spread := paired_spread(group)) is not None:
+        least = minimum_detectable_difference(spread, SEEDS)
         yield (
-            f"Differences of two points spread by {numbers.loss(median)} over seeds (median of all pairs): with "
+            f"Differences of two points spread by {numbers.loss(spread)} over seeds (median of all pairs): with "
             f"{SEEDS} seeds a paired t test of one such pair finds a true difference of {numbers.loss(least)} 80 times "
             "in 100."
         )
-
-
-def paired_spreads(group: Group) -> list[float]:
-    """Of each two points with two seeds or more in common, the standard deviation of their paired differences."""
-    found = []
-    for one, other in itertools.combinations([point.by_seed(group.loss_name) for point in group.points], 2):
-        differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
-        if len(differences) > 1:
-            found.append(mean_and_spread(differences)[1])
-    return [spread for spread in found if spread > 0]
 
 
 def _more_pairs(group: Group) -> Iterator[str]:
@@ -131,25 +115,3 @@ def _more_pairs(group: Group) -> Iterator[str]:
             f"{each.arm} and {each.baseline} lie {numbers.loss(abs(each.difference))} apart after {each.seeds} seeds: "
             f"if that is the true difference, {how_many} of each find it 80 times in 100{among}."
         )
-
-
-def seeds_needed(spread: float, difference: float, arms_compared: int = 1) -> int | None:
-    """The fewest pairs with which a paired t test at 5 % finds a true difference 80 times in 100.
-
-    Args:
-        spread: standard deviation of the differences of pairs; positive.
-        difference: the true one; positive.
-        arms_compared: all that are tested together; the first of them has to pass at 5 % over their number.
-
-    Returns:
-        From 2 to `MOST_SEEDS`; None where that is not enough.
-    """
-    level = 1 - (1 - LEVEL) / arms_compared
-    return next(
-        (
-            pairs
-            for pairs in range(2, MOST_SEEDS + 1)
-            if (found := minimum_detectable_difference(spread, pairs, level=level)) is not None and found <= difference
-        ),
-        None,
-    )
