@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -151,6 +152,7 @@ def test_the_environment(uninterrupted: Path, small_corpus: Path) -> None:
     assert environment["device"] == "cpu"
     assert environment["device_name"]
     assert environment["threads"] == 1
+    assert 0 < environment["room_bytes"] <= psutil.virtual_memory().total
     assert environment["precision"] == "fp32"
     assert environment["command_line"][0] == "gnn-moe train"
     assert environment["command_line"][-1] == "cpu" or "--run_name" in environment["command_line"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -83,7 +84,9 @@ def _sizes(record: Record) -> Iterator[float]:
     yield from (size.total_parameters, size.non_embedding_parameters)
     if record.summary["status"] == "completed":
         yield size.training_flops_per_token * record.summary["tokens"]
-        yield plan_memory(record.config).peak.total / 2**30
+        planned = plan_memory(record.config).peak.total
+        yield planned / 2**30
+        yield record.summary.get("peak_memory_bytes", 0) / planned
         yield from (record.summary["reported_loss"], record.minutes, record.summary["tokens"])
 
 
@@ -95,6 +98,9 @@ def _of_point(records: Sequence[Record]) -> Iterator[float]:
     losses = _losses(records)
     yield from _mean_and_interval(losses)
     yield math.exp(losses.mean())
+    model = records[0].config.model
+    graph = model_size(dataclasses.replace(model, coupler_type="GNN")).training_flops_per_token
+    yield 2 * 5 * records[0].minutes * graph / model_size(model).training_flops_per_token
     for name, unit in (("bits_per_byte", 1), ("train_minutes", 1), ("peak_memory_bytes", 2**30)):
         if name in records[0].summary:
             yield np.mean([record.summary[name] for record in records]) / unit

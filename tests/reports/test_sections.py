@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from gnn_moe.config import RunConfig
 from gnn_moe.parsing import parse_flags
+from gnn_moe.plans import plan_memory
 from gnn_moe.reports.arms import arms_section, loose_comparisons
-from gnn_moe.reports.costs import front_points
+from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.document import Bullets, Code, Paragraph, Section, Text, spans
 from gnn_moe.reports.overview import overview_section
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
+from gnn_moe.reports.sources import Run
+from gnn_moe.run_folder import RunFolder
 from tests.reports.made_runs import group_of, write_run
 
 
@@ -51,29 +59,118 @@ def test_efficiency_is_the_cheapest_that_is_not_shown_to_be_worse(tmp_path: Path
     """8 experts are lowest by nothing; 4 are as good for half the minutes; 2 are far worse."""
     write_points(tmp_path, {2: 5.5, 4: 5.0005, 8: 5.0}, seeds=5)
     group = group_of(tmp_path)
-    performance, efficiency = recommend(group, front_points(group))
+    performance, efficiency = recommend(group)
     assert (performance.kind, performance.point.label) == ("Performance", "num_experts 8")
     assert (efficiency.kind, efficiency.point.label) == ("Efficiency", "num_experts 4")
     assert "not shown to be worse" in efficiency.why
 
 
+def test_efficiency_goes_by_flops_and_not_by_a_busy_machine(tmp_path: Path) -> None:
+    """4 experts took longer than 8, by the clock alone; the clock is told as a median, its range and a warning."""
+    write_points(tmp_path, {4: 5.0005, 8: 5.0}, seeds=3)
+    for seed, (minutes, speed) in enumerate(((20.0, 90.0), (21.0, 88.0), (40.0, 45.0)), 1):
+        path = tmp_path / f"4-{seed}" / "summary.json"
+        told = json.loads(path.read_text()) | {"train_minutes": minutes, "tokens_per_second": speed}
+        path.write_text(json.dumps(told))
+    group = group_of(tmp_path)
+    _, efficiency = recommend(group)
+    assert efficiency.point.label == "num_experts 4"
+    assert "the fewest training FLOPs (" in efficiency.why
+    busy = "num_experts 4: its seeds ran at 45 to 90 tokens a second, 2.00-fold apart"
+    said = words_of(recommendations_section(group))
+    assert "It took 21.0 minutes (median of 3 seeds, 20.0 to 40.0)" in said
+    assert busy in said
+    assert busy in words_of(cost_section(group))
+
+
+def test_a_far_loss_is_not_efficient_because_its_seeds_are_few(tmp_path: Path) -> None:
+    """Two experts lie 10 % above with one seed, which shows nothing, and are not near."""
+    write_points(tmp_path, {8: 5.0}, seeds=3)
+    write_points(tmp_path / "few", {2: 5.5}, seeds=1)
+    (tmp_path / "few" / "2-1").rename(tmp_path / "2-1")
+    (tmp_path / "few").rmdir()
+    (found,) = recommend(group_of(tmp_path))
+    assert (found.kind, found.point.label) == ("Performance and efficiency", "num_experts 8")
+    assert "no point of fewer training FLOPs lies within 1% of it" in found.why
+
+
+def test_a_near_loss_of_one_seed_says_so(tmp_path: Path) -> None:
+    write_points(tmp_path, {8: 5.0}, seeds=3)
+    write_run(tmp_path / "2-1", num_experts=2, seed=1, loss=5.21)
+    _, efficiency = recommend(group_of(tmp_path))
+    assert efficiency.point.label == "num_experts 2"
+    assert "with 1 seed in common, so whether they differ cannot be told" in efficiency.why
+
+
+@pytest.mark.parametrize(("noise", "seeds"), [(0.001, 5), (0.02, 6), (1.0, 20)])
+def test_the_comparison_asks_for_the_seeds_that_find_one_percent(noise: float, seeds: int, tmp_path: Path) -> None:
+    """Of the spread of the pairs at hand, by the power of a paired t test; 5 to 20."""
+    write_points(tmp_path, {2: 5.5, 4: 5.0}, seeds=4, noise=noise)
+    group = group_of(tmp_path)
+    command = commands_of(recommendations_section(group))[-1]
+    two, four = (np.array(list(point.by_seed(group.loss_name).values())) for point in group.points)
+    spread, wanted = float((two - four).std(ddof=1)), 0.01 * float(min(two.mean(), four.mean()))
+    enough = [n for n in range(5, 21) if power(wanted / spread, n) >= 0.8]
+    assert seeds == (enough or [20])[0]
+    assert command[command.index("--seeds") + 1] == ",".join(map(str, range(1, seeds + 1)))
+    said = words_of(recommendations_section(group))
+    assert ("more than 1% of the loss" in said) == (not enough)
+    assert f"Its {2 * seeds} runs take about" in said
+
+
+def power(effect: float, pairs: int) -> float:
+    limit, away = stats.t.ppf(0.975, pairs - 1), effect * math.sqrt(pairs)
+    return float(stats.nct.sf(limit, pairs - 1, away) + stats.nct.cdf(-limit, pairs - 1, away))
+
+
+def test_plans_stand_beside_what_runs_took_and_the_room_that_they_had(tmp_path: Path) -> None:
+    """Two runs took 0.9 and 1.2 of their plans; room for the plan alone is too little for that."""
+    write_run(tmp_path / "a", num_experts=2, loss=5.5)
+    write_run(tmp_path / "b", num_experts=4, loss=5.0)
+    planned = {name: plan_memory(RunFolder(tmp_path / name).read_config()).peak.total for name in "ab"}
+    for name, share in (("a", 0.9), ("b", 1.2)):
+        path = tmp_path / name / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"peak_memory_bytes": share * planned[name]}))
+    said = words_of(recommendations_section(group_of(tmp_path)))
+    assert "(2 runs here took 0.90 to 1.20 times what their settings say)." in said
+    assert "NOT" not in said
+    for name, room in (("a", 2**40), ("b", planned["b"])):
+        (tmp_path / name / "environment.json").write_text(json.dumps({"device": "cpu", "room_bytes": room}))
+    said = words_of(recommendations_section(group_of(tmp_path)))
+    assert f"they had {planned['b'] / 2**30:.2f} GiB of room). That does NOT fit there." in said
+
+
+def test_without_its_vocabulary_no_memory_is_planned(tmp_path: Path) -> None:
+    """A run whose folder is not here leaves its settings, which do not hold the vocabulary."""
+    write_run(tmp_path / "a", num_experts=2, loss=5.5)
+    group = group_of(tmp_path)
+    (point,) = group.points
+    away = dataclasses.replace(group, points=(dataclasses.replace(point, runs=_away(point.runs)),))
+    assert "By its settings it needs" in words_of(recommendations_section(group))
+    assert "By its settings it needs" not in words_of(recommendations_section(away))
+
+
+def _away(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    return tuple(dataclasses.replace(run, folder=None) for run in runs)
+
+
 def test_one_seed_recommends_what_is_near_and_says_that_it_cannot_be_told(tmp_path: Path) -> None:
     write_points(tmp_path, {2: 5.5, 4: 5.01, 8: 5.0}, seeds=1)
     group = group_of(tmp_path)
-    _, efficiency = recommend(group, front_points(group))
+    _, efficiency = recommend(group)
     assert efficiency.point.label == "num_experts 4"
     assert "whether they differ cannot be told" in efficiency.why
-    assert "mean of" not in words_of(recommendations_section(group, front_points(group)))
+    assert "mean of" not in words_of(recommendations_section(group))
 
 
 def test_the_commands_are_those_of_the_points(tmp_path: Path) -> None:
     write_points(tmp_path, {2: 5.5, 4: 5.0}, seeds=2)
     group = group_of(tmp_path)
-    section = recommendations_section(group, front_points(group))
+    section = recommendations_section(group)
     train, comparison = commands_of(section)[0], commands_of(section)[-1]
     assert train[:2] == ["gnn-moe", "train"]
     config = parse_flags(RunConfig, train[2:], "gnn-moe train")
-    found = recommend(group, front_points(group))[0].point.completed[0].config
+    found = recommend(group)[0].point.completed[0].config
     assert found is not None
     assert (config.model.num_experts, config.training.learning_rate) == (4, found.training.learning_rate)
     assert comparison[:2] == ["gnn-moe", "compare"]
@@ -122,7 +219,7 @@ def test_a_pruned_run_is_not_recommended(tmp_path: Path) -> None:
     write_run(tmp_path / "full", num_experts=2, loss=5.0, minutes=9.0)
     write_run(tmp_path / "pruned", num_experts=4, loss=4.9, minutes=1.0, summary={"pruned": True})
     group = group_of(tmp_path)
-    assert [found.point.label for found in recommend(group, front_points(group))] == ["num_experts 2"]
+    assert [found.point.label for found in recommend(group)] == ["num_experts 2"]
 
 
 def test_runs_without_arms_say_that_nothing_was_compared(tmp_path: Path) -> None:
@@ -135,7 +232,7 @@ def test_the_first_page_says_what_is_not_known(tmp_path: Path) -> None:
     write_run(tmp_path / "waits", num_experts=8, summary={"status": "running"})
     write_run(tmp_path / "failed", num_experts=16, summary={"status": "failed", "error_class": "killed"})
     group = group_of(tmp_path)
-    said = words_of(overview_section(group, recommend(group, front_points(group)), [f"insight {n}" for n in range(9)]))
+    said = words_of(overview_section(group, recommend(group), [f"insight {n}" for n in range(9)]))
     assert [f"insight {n}" in said for n in range(6)] == [True] * 5 + [False]
     assert "2 of 4 configurations have one seed" in said
     assert "1 of 4 runs give: they have not ended" in said
@@ -148,7 +245,7 @@ def test_a_second_run_of_a_seed_gives_neither_loss_nor_minutes(tmp_path: Path) -
     for name, loss, minutes in (("a", 5.0, 1.0), ("b", 4.0, 100.0)):
         write_run(tmp_path / name, loss=loss, minutes=minutes)
     group = group_of(tmp_path)
-    assert "It took 1.0 minutes" in words_of(recommendations_section(group, front_points(group)))
+    assert "It took 1.0 minutes (one seed) here" in words_of(recommendations_section(group))
 
 
 DAMAGED_ENVIRONMENTS = ("{", "[]", "{}", '{"data": 3}', '{"data": {"valid": {"samples": 3}}, "versions": [1]}')

@@ -127,6 +127,18 @@ def test_minutes_of_0_have_no_ratio(tmp_path: Path) -> None:
     assert (found.value, "of 0 has no ratio" in found.said) == (None, True)
 
 
+def test_minutes_of_a_busy_machine_are_told_as_such(tmp_path: Path) -> None:
+    for seed, speed in ((1, 100.0), (2, 40.0)):
+        for kind, tokens in (("GNN", 100.0), ("HGNN", speed)):
+            told = {"tokens_per_second": tokens}
+            write_run(tmp_path / f"{kind}-{seed}", coupler_type=kind, seed=seed, summary=told)
+    found = MEASURES["minutes_ratio"](group_of(tmp_path), "minutes_ratio", "HGNN", "GNN")
+    assert found.said.endswith(
+        "; coupler_type HGNN: its seeds ran at 40 to 100 tokens a second, 2.50-fold apart: the machine was not equally "
+        "free, and minutes say little of the point"
+    )
+
+
 def test_without_the_coupler_or_its_counterpart_nothing_is_told(tmp_path: Path) -> None:
     write_run(tmp_path / "only", coupler_type="HGNN")
     group = group_of(tmp_path)

@@ -23,6 +23,7 @@ from gnn_moe.reports.costs import (
     front_of,
     point_costs,
     scaling_families,
+    unsteady,
 )
 from gnn_moe.reports.document import Block, Cell, Column, Figure, Paragraph, Section, Table
 from gnn_moe.reports.marks import (
@@ -70,6 +71,7 @@ def cost_section(group: Group) -> Section:
     found = {kind.name: point_costs(group, kind) for kind in COST_KINDS}
     notes = dict.fromkeys(note for _, said in found.values() for note in said)
     blocks: list[Block] = [Paragraph(note, "note") for note in notes]
+    blocks += [Paragraph(f"{said}.", "note") for point in group.points if (said := unsteady(group, point)) is not None]
     families = {kind.name: scaling_families(group, kind) for kind in COST_KINDS if kind.is_size}
     for kind in COST_KINDS:
         points = found[kind.name][0]

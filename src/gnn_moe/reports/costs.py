@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.model.size import model_size
 from gnn_moe.reports import numbers
@@ -25,6 +27,10 @@ SIZE_FIELDS = (
     "batch_size",
 )
 """Fields that make a model or its training larger; points that differ in these alone share a power law."""
+
+
+UNSTEADY = 1.5
+"""Fastest over slowest seed of a point, beyond which its minutes are of the machine's other work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,38 @@ def minutes_of_point(group: Group, point: Point) -> float | None:
     runs = counted_runs(point, group.loss_name)
     found = [minutes for run in runs if (minutes := minutes_of_run(run)) is not None]
     return math.fsum(found) / len(found) if found else None
+
+
+def flops_of_point(group: Group, point: Point) -> float | None:
+    """Mean training FLOPs of the runs whose losses count; None where one lacks them."""
+    runs = counted_runs(point, group.loss_name)
+    found = [flops for run in runs if (flops := flops_of_run(run)) is not None]
+    return math.fsum(found) / len(found) if found and len(found) == len(runs) else None
+
+
+def minutes_in_words(group: Group, point: Point) -> str | None:
+    """`3.1 minutes (one seed)` or `3.1 minutes (median of 5 seeds, 2.7 to 4.0)`; None where none is known."""
+    runs = counted_runs(point, group.loss_name)
+    found = sorted(minutes for run in runs if (minutes := minutes_of_run(run)) is not None)
+    if not found:
+        return None
+    median = numbers.minutes(statistics.median(found))
+    if len(found) == 1:
+        return f"{median} minutes (one seed)"
+    low, high = numbers.minutes(found[0]), numbers.minutes(found[-1])
+    return f"{median} minutes (median of {len(found)} seeds, {low} to {high})"
+
+
+def unsteady(group: Group, point: Point) -> str | None:
+    """That the seeds of a point ran at speeds that differ by more than `UNSTEADY`, though their work is the same."""
+    runs = counted_runs(point, group.loss_name)
+    speeds = [speed for run in runs if (speed := run.number("tokens_per_second")) is not None and speed > 0]
+    if len(speeds) < 2 or (fold := max(speeds) / min(speeds)) <= UNSTEADY:
+        return None
+    return (
+        f"{point.label}: its seeds ran at {numbers.rate(min(speeds))} to {numbers.rate(max(speeds))} tokens a second, "
+        f"{numbers.ratio(fold)}-fold apart: the machine was not equally free, and minutes say little of the point"
+    )
 
 
 def flops_of_run(run: Run) -> float | None:
@@ -191,20 +229,30 @@ def scaling_families(group: Group, kind: CostKind) -> list[Family]:
     ]
 
 
-def sizes_of(run: Run) -> Mapping[str, float]:
-    """Counts of parameters, and training FLOPs: as recorded, and what follows from the config with its tokens.
+def known_config(run: Run) -> RunConfig | None:
+    """The config of a run whose vocabulary is known: its own, or one that gives the recorded count of parameters."""
+    if run.config is None or run.folder is not None:
+        return run.config
+    counted = model_size(run.config.model).total_parameters
+    return run.config if run.number("total_parameters") == counted else None
 
-    Where the run's folder is not here its vocabulary is not known, and the config gives a size only if its count of all
-    parameters is the recorded one.
-    """
+
+def config_of(point: Point) -> RunConfig | None:
+    """Of its first completed run that has one."""
+    return next((run.config for run in point.completed if run.config is not None), None)
+
+
+def known_config_of(point: Point) -> RunConfig | None:
+    """The same of which the vocabulary is known."""
+    return next((found for run in point.completed if (found := known_config(run)) is not None), None)
+
+
+def sizes_of(run: Run) -> Mapping[str, float]:
+    """Counts of parameters, and training FLOPs: as recorded, and what follows from a `known_config` with its tokens."""
     tokens, flops = run.number("tokens"), run.number("training_flops_per_token")
     found: dict[str, float] = {}
-    if run.config is not None:
-        size = model_size(run.config.model)
-        if run.folder is not None or run.number("total_parameters") == size.total_parameters:
-            found = {
-                "total_parameters": size.total_parameters,
-                "non_embedding_parameters": size.non_embedding_parameters,
-            }
-            flops = flops or size.training_flops_per_token
+    if (config := known_config(run)) is not None:
+        size = model_size(config.model)
+        found = {"total_parameters": size.total_parameters, "non_embedding_parameters": size.non_embedding_parameters}
+        flops = flops or size.training_flops_per_token
     return found if tokens is None or flops is None else found | {"training_flops": tokens * flops}

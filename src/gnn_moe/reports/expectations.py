@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from gnn_moe.config import RunConfig
 from gnn_moe.model.size import model_size
-from gnn_moe.plans import plan_memory
 from gnn_moe.reports import numbers
-from gnn_moe.reports.costs import minutes_of_point
+from gnn_moe.reports.costs import config_of, known_config_of, minutes_of_point
+from gnn_moe.reports.memory import planned_bytes
 from gnn_moe.reports.next_value import next_value, scale, value_between
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.reports.swept import Entry, Swept, rank
@@ -51,8 +51,8 @@ class Expectation:
     config: RunConfig
     minutes: float | None
     """Of training and evaluation, on the machine of the runs; None where theirs are not known."""
-    memory_bytes: int
-    """At the fullest moment, by the settings alone."""
+    memory_bytes: int | None
+    """At the fullest moment, by the settings alone; None where the vocabulary is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,8 @@ def expectation_of(group: Group, table: Swept) -> Expectation | None:
     by_label = {entry.label: entry for entry in ascending}
     losses = [by_label[label].losses for label in assumed.weights]
     seeds = sorted(set.intersection(*(set(each) for each in losses)))
-    config = _config_of(points, table, lowest)
+    at_lowest = _point_of(points, table, lowest)
+    config, known = config_of(at_lowest), known_config_of(at_lowest)
     if not seeds or config is None:
         return None
     expected = {
@@ -106,8 +107,8 @@ def expectation_of(group: Group, table: Swept) -> Expectation | None:
         loss=mean_estimate(list(expected.values())),
         change=mean_estimate([expected[seed] - lowest.losses[seed] for seed in seeds]),
         config=changed,
-        minutes=_minutes(group, table, points, value, changed),
-        memory_bytes=plan_memory(changed).peak.total,
+        minutes=_minutes(group, table, points, value),
+        memory_bytes=None if known is None else planned_bytes(with_values(known, {table.field: value})),
     )
 
 
@@ -156,11 +157,7 @@ def _point_of(points: Sequence[Point], table: Swept, entry: Entry) -> Point:
     return next(point for point in points if numbers.setting(point.settings[table.field]) == entry.label)
 
 
-def _config_of(points: Sequence[Point], table: Swept, entry: Entry) -> RunConfig | None:
-    return next((run.config for run in _point_of(points, table, entry).completed if run.config is not None), None)
-
-
-def _minutes(group: Group, table: Swept, points: Sequence[Point], value: Value, config: RunConfig) -> float | None:
+def _minutes(group: Group, table: Swept, points: Sequence[Point], value: Value) -> float | None:
     """Those of the nearest tried value times the ratio of training FLOPs; tokens go on as a power of the value."""
     tried = [(number, _point_of(points, table, entry)) for number, entry in table.ascending]
     target = numbers.numeric(value)
@@ -168,10 +165,11 @@ def _minutes(group: Group, table: Swept, points: Sequence[Point], value: Value, 
     near, other = sorted(tried, key=lambda pair: abs(pair[0] - target))[:2]
     minutes = minutes_of_point(group, near[1])
     tokens, others = near[1].mean("tokens"), other[1].mean("tokens")
-    known = next((run.config for run in near[1].completed if run.config is not None), None)
+    known = known_config_of(near[1])
     if minutes is None or not tokens or not others or known is None:
         return None
     at, here, there = scale([target, near[0], other[0]])
     more_tokens = math.exp(math.log(tokens / others) * (at - here) / (here - there))
-    flops, before = (model_size(each.model).training_flops_per_token for each in (config, known))
+    changed = with_values(known, {table.field: value})
+    flops, before = (model_size(each.model).training_flops_per_token for each in (changed, known))
     return minutes * more_tokens * flops / before

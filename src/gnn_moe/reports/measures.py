@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import besides_coupler, kind_of
+from gnn_moe.reports.costs import unsteady
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.studies.drift import read_drift
@@ -108,7 +109,11 @@ def measure_loss_difference(group: Group, _: str, arm: str | None, against: str 
 
 def measure_minutes_ratio(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
     """An arm's minutes of training over the other's, paired by seed; the interval is of the geometric mean."""
-    return _paired(group, "train_minutes", arm, against, logarithms=True)
+    found = _paired(group, "train_minutes", arm, against, logarithms=True)
+    point = lowest(group, arm)
+    other = None if point is None or against is None else counterpart(group, point, against)
+    busy = [said for each in (point, other) if each is not None and (said := unsteady(group, each)) is not None]
+    return dataclasses.replace(found, said="; ".join((found.said, *busy)))
 
 
 def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> Measured:

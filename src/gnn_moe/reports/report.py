@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from gnn_moe.reports.arms import arms_section
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.cost import cost_section
-from gnn_moe.reports.costs import front_points
 from gnn_moe.reports.coupling import coupling_section
 from gnn_moe.reports.document import Document, Figure, Paragraph, Section
 from gnn_moe.reports.insights import best_value
@@ -67,8 +66,7 @@ def _sections(
     group: Group, targets: tuple[Target, ...], groups: int, *, with_reference: bool, notes: Sequence[str]
 ) -> tuple[Section, ...]:
     swept = swept_tables(group)
-    front = front_points(group)
-    recommended = recommend(group, front)
+    recommended = recommend(group)
     best = [found.sentence for table in swept if (found := best_value(table)) is not None]
     return (
         overview_section(group, recommended, best),
@@ -82,7 +80,7 @@ def _sections(
         arms_section(group),
         convergence_section(group),
         coupling_section(group, groups=groups),
-        recommendations_section(group, front, next_section(group, swept)),
+        recommendations_section(group, next_section(group, swept)),
         targets_section(group, targets),
         protocol_section(group, notes),
     )

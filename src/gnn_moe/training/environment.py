@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from gnn_moe.training.device import describe_device
+from gnn_moe.training.memory_limits import room_bytes
 
 _PACKAGES = ("gnn-moe", "torch", "tokenizers", "datasets", "safetensors", "accelerate", "numpy")
 
@@ -20,7 +21,7 @@ _PACKAGES = ("gnn-moe", "torch", "tokenizers", "datasets", "safetensors", "accel
 def describe_environment(
     device: torch.device, precision: str, data: dict[str, Any], command_line: Sequence[str]
 ) -> dict[str, Any]:
-    """What environment.json holds.
+    """What environment.json holds; `room_bytes` is what the run may take of the device's memory.
 
     Args:
         device: where the model is.
@@ -37,6 +38,7 @@ def describe_environment(
         "device_name": describe_device(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "room_bytes": room_bytes(device),
         "git_commit": git_commit(),
         "data": data,
     }
