@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import undecided
-from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Table
-from gnn_moe.reports.expectations import Expectation, expectation_of
+from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
+from gnn_moe.reports.expectations import Change, Expectation, expectation_of
 from gnn_moe.reports.insights import edge
+from gnn_moe.reports.marks import number_cell
 from gnn_moe.reports.power import MOST_SEEDS, paired_spread, seeds_needed
 from gnn_moe.reports.recommendations import train_command
 from gnn_moe.reports.sources import Group
 from gnn_moe.reports.swept import Swept
-from gnn_moe.studies.statistics import MeanEstimate, minimum_detectable_difference
+from gnn_moe.studies.statistics import minimum_detectable_difference
 
 SEEDS = 5
 """With which a further study is reckoned."""
@@ -22,17 +23,19 @@ _COLUMNS = (
     Column(title="try", explains="an untried value, all else as at the lowest"),
     Column(title="lowest so far", explains="the tried value of the lowest mean loss"),
     Column(title="expected loss", explains="nats a token, mean over seeds"),
-    Column(title="change", explains="expected loss minus the lowest one, paired by seed; below 0 it is worth a try"),
-    Column(title="95 % interval", explains="of the change: t over seeds"),
+    Column(title="change", explains="expected loss minus the lowest one, paired by seed; below 0 of noise too"),
+    Column(title="interval", explains="of the change: t over seeds, at 95 % for all rows together"),
+    Column(title="seeds", explains="that all values have which the change is reckoned from"),
+    Column(title="error", explains="mean size of the error of the same rule at values that were tried"),
+    Column(title="gain", numeric=False, explains="expected where the interval lies below 0 and the error is smaller"),
     Column(title="minutes", explains="of training and evaluation, in proportion to training FLOPs"),
     Column(title="memory (GiB)", explains="at the fullest moment, by the settings alone"),
     Column(title="if", numeric=False, explains="what is assumed of the loss"),
 )
 _NOTES = (
     "An expectation is reckoned from the values tried and is no evidence.",
+    "The lowest value was picked by the losses that this is reckoned from: even of noise the change is below 0.",
     "Where each step gains less than the one before, a step that repeats itself is the most to hope for.",
-    "The intervals hold how far seeds differ, not whether the loss goes on as assumed.",
-    "The lowest value was picked by the losses that all this is reckoned from, which flatters it.",
 )
 
 
@@ -43,8 +46,8 @@ def next_section(group: Group, swept: Sequence[Swept]) -> Section:
         group: the points.
         swept: a table of each field that changes alone.
     """
-    found = [each for table in swept if (each := expectation_of(group, table)) is not None]
-    found.sort(key=lambda each: each.change.mean)
+    found = [each for table in swept if (each := expectation_of(group, table, fields=len(swept)))]
+    found.sort(key=lambda each: (each.change.doubt is not None, each.change.mean))
     said = [*_without(swept, found), *_more_seeds(group), *_more_pairs(group)]
     blocks: list[Block] = []
     if found:
@@ -67,17 +70,23 @@ def _row(each: Expectation) -> tuple[Cell, ...]:
         Cell(numbers.loss(each.loss.mean), each.loss.mean),
         Cell(numbers.difference(each.change.mean), each.change.mean),
         _interval(each.change),
+        Cell(str(each.change.seeds), each.change.seeds),
+        number_cell(each.change.error, numbers.loss),
+        _gain(each.change),
         Cell(numbers.minutes(each.minutes), each.minutes),
         Cell(numbers.gibibytes(each.memory_bytes), each.memory_bytes),
         Cell(each.how, each.how),
     )
 
 
-def _interval(change: MeanEstimate) -> Cell:
+def _interval(change: Change) -> Cell:
     found = change.interval
-    if found is None:
-        return Cell(f"none: {numbers.counted(change.seeds, 'seed')}")
-    return Cell(numbers.interval_of_difference(found), found.low)
+    return Cell(numbers.interval_of_difference(found), None if found is None else found.low)
+
+
+def _gain(change: Change) -> Cell:
+    said = "expected" if change.doubt is None else f"cannot be told: {change.doubt}"
+    return Cell(Span(said, strong=change.doubt is None), said)
 
 
 def _without(swept: Sequence[Swept], found: Sequence[Expectation]) -> Iterator[str]:

@@ -51,7 +51,7 @@ def next_value(table: Swept, *, upwards: bool) -> Further:
     if found is None or (found <= edge if upwards else found >= edge):
         return Further(value=None, steps=0, in_words="the steps lead to no value beyond it")
     said = f"what lies beyond was not tried: try {numbers.setting(found)} next"
-    return Further(value=found, steps=_steps_to(found, walked), in_words=said)
+    return Further(value=found, steps=steps_to(found, walked), in_words=said)
 
 
 def value_between(table: Swept, below: Entry, lowest: Entry, above: Entry) -> float | None:
@@ -102,7 +102,8 @@ def _onwards(values: Sequence[float]) -> float | None:
     return last * last / before if before > 0 and last > 0 else None
 
 
-def _steps_to(value: float, walked: Sequence[float]) -> float:
+def steps_to(value: float, walked: Sequence[float]) -> float:
+    """How many of the last steps a value lies beyond the last of some, in the order in which they are walked."""
     before, last = walked[-2:]
     if _is_even(walked):
         return (value - last) / (last - before)
