@@ -169,6 +169,16 @@ def test_ranks_at_their_ends() -> None:
         assert measured(model).layers[0].rounds[0].effective_rank == pytest.approx(rank)
 
 
+@pytest.mark.parametrize("experts", range(1, 9))
+def test_no_rank_lies_outside_its_bounds(experts: int) -> None:
+    """Of mixes so near the identity, or near the mean, that rounding decides the last digit."""
+    generator = torch.Generator().manual_seed(experts)
+    for ideal_EE in (torch.eye(experts), torch.full((experts, experts), 1 / experts)):
+        for _ in range(50):
+            noise_EE = 1e-9 * torch.randn(experts, experts, generator=generator, dtype=torch.float64)
+            assert 1 <= effective_rank(ideal_EE * torch.rand((), generator=generator) + noise_EE) <= experts
+
+
 def exchanges(config: ModelConfig, tokens: int = 5) -> tuple[Coupler, Tensor, tuple[Exchange, ...]]:
     coupler = build_coupler(config).double()
     randomise(coupler)

@@ -190,11 +190,11 @@ def test_micro_batches_add_up_to_the_whole_batch(config: ModelConfig) -> None:
     for row, length in enumerate([7, 1, 3, 7, 2, 5]):
         targets_BT[row, length:] = IGNORED
     denominator = (targets_BT != IGNORED).sum()
-    whole = build_model(config)
+    whole = build_model(config).double()
     whole_loss = whole(ids_BT, targets=targets_BT).loss
     whole_loss.backward()
     for size in (1, 2, 4):
-        model, total = build_model(config), torch.zeros(())
+        model, total = build_model(config).double(), torch.zeros((), dtype=torch.float64)
         for start in range(0, 6, size):
             rows = slice(start, start + size)
             output = model(ids_BT[rows], targets=targets_BT[rows], loss_denominator=denominator)

@@ -39,7 +39,8 @@ def effective_rank(mixing_EE: Tensor) -> float:
     """
     singular_E = torch.linalg.svdvals(mixing_EE.double())
     share_E = singular_E / singular_E.sum()
-    return float(torch.special.entr(share_E).sum().exp())
+    # Rounding alone may take the sum past its bounds.
+    return float(torch.special.entr(share_E).sum().exp().clamp(1, len(singular_E)))
 
 
 def relative_entropy_of_choice(weights: Tensor) -> Tensor:
