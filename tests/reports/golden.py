@@ -39,9 +39,7 @@ def write_sweep(folder: Path) -> None:
                 summary=more,
             )
     failed = {"status": "failed", "error_class": "out_of_memory", "error_message": "no room <for> 16 | experts"}
-    write_run(
-        folder / "16-1", num_experts=16, seed=1, summary={**failed, "best_eval_loss": None, "reported_loss": None}
-    )
+    write_run(folder / "16-1", num_experts=16, seed=1, rows=[], summary={**failed, "best_eval_loss": None})
 
 
 def write_arms(folder: Path) -> None:

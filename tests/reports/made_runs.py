@@ -20,7 +20,8 @@ Row = dict[str, Any]
 
 def eval_row(step: int, loss: float | None, *, epoch: int = 1, minutes: float | None = None) -> Row:
     minutes = float(step) if minutes is None else minutes
-    return {"kind": "eval", "step": step, "epoch": epoch, "loss": loss, "reported_loss": loss, "minutes": minutes}
+    halves = {"selection_loss": loss, "reported_loss": loss}
+    return {"kind": "eval", "step": step, "epoch": epoch, "loss": loss, **halves, "minutes": minutes}
 
 
 def train_row(step: int, loss: float, *, epoch: int = 1) -> Row:
@@ -46,7 +47,6 @@ def write_run(
     values = {
         "status": "completed",
         "best_eval_loss": loss,
-        "reported_loss": loss,
         "train_minutes": minutes,
         "eval_minutes": 0.0,
         "tokens": 1000,

@@ -46,6 +46,12 @@ class Record:
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
+    @cached_property
+    def loss(self) -> float:
+        """On one half of the text, at the evaluation with the least loss on the other."""
+        evaluations = [row for row in self.rows if row["kind"] == "eval"]
+        return float(min(evaluations, key=lambda row: row["selection_loss"])["reported_loss"])
+
     @property
     def minutes(self) -> float:
         return float(self.summary["train_minutes"] + self.summary["eval_minutes"])
@@ -87,11 +93,11 @@ def _sizes(record: Record) -> Iterator[float]:
         planned = plan_memory(record.config).peak.total
         yield planned / 2**30
         yield record.summary.get("peak_memory_bytes", 0) / planned
-        yield from (record.summary["reported_loss"], record.minutes, record.summary["tokens"])
+        yield from (record.loss, record.minutes, record.summary["tokens"])
 
 
 def _losses(records: Sequence[Record]) -> Floats:
-    return np.array([record.summary["reported_loss"] for record in records])
+    return np.array([record.loss for record in records])
 
 
 def _of_point(records: Sequence[Record]) -> Iterator[float]:
@@ -132,9 +138,7 @@ def _of_coupling(records: Sequence[Record]) -> Iterator[float]:
 
 
 def _of_pair(one: Sequence[Record], other: Sequence[Record]) -> Iterator[float]:
-    ours, theirs = (
-        {record.config.training.seed: record.summary["reported_loss"] for record in some} for some in (one, other)
-    )
+    ours, theirs = ({record.config.training.seed: record.loss for record in some} for some in (one, other))
     differences = np.array([ours[seed] - theirs[seed] for seed in sorted(ours)])
     yield from _mean_and_interval(differences)
     yield float(stats.ttest_1samp(differences, 0).pvalue)

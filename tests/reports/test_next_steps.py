@@ -192,7 +192,7 @@ def test_all_samples_are_no_number(values: tuple[int, ...], tmp_path: Path) -> N
 def test_a_value_that_failed_is_not_proposed(tmp_path: Path) -> None:
     """The lowest point is at 5, which ran out of memory."""
     write_curve(tmp_path, "num_experts", (2, 4, 8), lambda value, _: 5 + 0.1 * (math.log2(value) - 2.4) ** 2)
-    failed = {"status": "failed", "error_class": "killed", "best_eval_loss": None, "reported_loss": None}
+    failed = {"status": "failed", "error_class": "killed", "best_eval_loss": None}
     write_run(tmp_path / "failed", num_experts=5, summary=failed)
     group = group_of(tmp_path)
     assert [expectation_of(group, table) for table in swept_tables(group)] == [None]
@@ -240,7 +240,7 @@ def test_one_seed_gives_no_interval(tmp_path: Path) -> None:
 
 def test_beyond_a_failed_value_nothing_is_expected(tmp_path: Path) -> None:
     write_curve(tmp_path, "num_experts", (2, 4), lambda value, _: 5 - value / 100)
-    failed = {"status": "failed", "error_class": "killed", "best_eval_loss": None, "reported_loss": None}
+    failed = {"status": "failed", "error_class": "killed", "best_eval_loss": None}
     write_run(tmp_path / "failed", num_experts=8, summary=failed)
     group = group_of(tmp_path)
     section = next_section(group, swept_tables(group))

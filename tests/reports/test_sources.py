@@ -11,8 +11,10 @@ import pytest
 from gnn_moe.config import RunConfig, to_dict
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.costs import sizes_of
+from gnn_moe.reports.protocol import protocol_section
+from gnn_moe.reports.rows import Row
 from gnn_moe.reports.sources import NothingCompleted, read_sources
-from tests.reports.made_runs import eval_row, group_of, write_run
+from tests.reports.made_runs import eval_row, group_of, words, write_run
 
 
 def write_study(folder: Path, trials: list[dict[str, Any]]) -> Path:
@@ -140,17 +142,42 @@ def test_a_study_whose_folders_are_elsewhere_still_has_its_numbers(tmp_path: Pat
 def test_the_loss_is_one_that_every_completed_run_has(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", [trial(2, 1), trial(4, 1, reported_loss=None)])
     (group,), _ = read_sources([study])
-    assert group.loss_name == "best_eval_loss"
+    assert (group.loss_name, group.not_in_halves) == ("best_eval_loss", group.points[1].runs)
+
+
+@pytest.mark.parametrize(
+    ("older", "said"),
+    [
+        ([4], "1 of 6 completed runs with a loss (num_experts=4,seed=1) are"),
+        ([4, 5, 6, 7, 8, 9], "6 of 6 completed runs with a loss (all) are"),
+        ([4, 5, 6, 7, 8], "num_experts=6,seed=1, num_experts=7,seed=1 and 1 more) are"),
+    ],
+)
+def test_runs_of_a_version_that_did_not_evaluate_in_halves_are_named(
+    tmp_path: Path, older: list[int], said: str
+) -> None:
+    trials = [trial(value, 1, **({"reported_loss": None} if value in older else {})) for value in range(4, 10)]
+    trials.append(trial(2, 1, reported_loss=None, best_eval_loss=None))
+    (group,), _ = read_sources([write_study(tmp_path / "study", trials)])
+    assert said in words(protocol_section(group))
+
+
+@pytest.mark.parametrize("value", [float("nan"), None])
+def test_one_run_without_a_finite_loss_to_report_moves_no_other(tmp_path: Path, value: float | None) -> None:
+    """It evaluated in halves, so it is missing by name; the others keep the loss that chose nothing."""
+    trials = [trial(2, 1), trial(4, 1), trial(4, 2, reported_loss=value, selected_step=10)]
+    (group,), _ = read_sources([write_study(tmp_path / "study", trials)])
+    assert group.loss_name == "reported_loss"
+    row = Row(point=group.points[1], value=4, loss_name=group.loss_name)
+    assert row.entry.losses == {1: 5.1}
+    assert row.missing == "completed without a finite reported_loss"
 
 
 def test_a_run_beside_no_study_reports_the_half_that_chose_nothing(tmp_path: Path) -> None:
     """Its summary.json has no such loss: as in a study, it is that of the evaluation with the least selection loss."""
     halves = [{"selection_loss": 5.0, "reported_loss": 5.2}, {"selection_loss": 4.9, "reported_loss": 5.3}]
     rows = [{}, *(eval_row(step, 5.0) | half for step, half in enumerate(halves, 1))]
-    folder = write_run(tmp_path / "a", rows=rows)
-    summary = json.loads((folder / "summary.json").read_text())
-    del summary["reported_loss"]
-    (folder / "summary.json").write_text(json.dumps(summary))
+    write_run(tmp_path / "a", rows=rows)
     (group,), _ = read_sources([tmp_path])
     assert (group.loss_name, group.runs[0].number("reported_loss")) == ("reported_loss", 5.3)
 

@@ -184,7 +184,7 @@ def test_missing_numbers_are_dashes_and_never_nan() -> None:
     sections = sweep_sections(group(["num_experts"], points), with_reference=True)
     text = "\n".join(all_words(sections))
     assert not re.search(r"\b(nan|inf|None)\b", text)
-    assert "completed without a finite loss" in text
+    assert "completed without a finite reported_loss" in text
 
 
 def test_names_with_markup_stay_plain_text() -> None:

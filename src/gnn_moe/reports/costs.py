@@ -97,13 +97,6 @@ def minutes_of_point(group: Group, point: Point) -> float | None:
     return math.fsum(found) / len(found) if found else None
 
 
-def flops_of_point(group: Group, point: Point) -> float | None:
-    """Mean training FLOPs of the runs whose losses count; None where one lacks them."""
-    runs = counted_runs(point, group.loss_name)
-    found = [flops for run in runs if (flops := flops_of_run(run)) is not None]
-    return math.fsum(found) / len(found) if found and len(found) == len(runs) else None
-
-
 def minutes_in_words(group: Group, point: Point) -> str | None:
     """`3.1 minutes (one seed)` or `3.1 minutes (median of 5 seeds, 2.7 to 4.0)`; None where none is known."""
     runs = counted_runs(point, group.loss_name)

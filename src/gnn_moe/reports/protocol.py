@@ -12,13 +12,9 @@ from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragra
 from gnn_moe.reports.marks import number_cell
 from gnn_moe.reports.sources import LEAKING, Group, Run
 
-_LOSS_IN_WORDS = {
-    "reported_loss": "One half of the evaluation text (the first rows) chooses the evaluation, the other half gives "
-    "the loss that is reported, so no number was chosen by itself.",
-    "best_eval_loss": "The loss is that of the best evaluation, on the text that chose it, which flatters it slightly; "
-    "some of these runs are of a version that did not evaluate in halves.",
-}
 _UNKNOWN = "not recorded"
+_NAMED = 4
+"""At most so many runs are named in a sentence."""
 _RUN_COLUMNS = (
     Column(title="run", numeric=False, explains="a link to its folder"),
     Column(title="seed"),
@@ -43,7 +39,7 @@ def protocol_section(group: Group, notes: Iterable[str] = ()) -> Section:
             (
                 f"Text: {group.protocol.in_words()}.",
                 _listed("Data fingerprints", group, _fingerprints),
-                _LOSS_IN_WORDS[group.loss_name],
+                _loss_in_words(group),
                 f"Configurations tried: {len(group.points)}, with {len(group.runs)} runs: {_states(group)}.",
                 _causality(group),
                 _listed("Machines", group, _machine),
@@ -56,6 +52,27 @@ def protocol_section(group: Group, notes: Iterable[str] = ()) -> Section:
         *(_commands(group)),
     )
     return Section(title="Protocol", anchor="protocol", blocks=facts)
+
+
+def _loss_in_words(group: Group) -> str:
+    """Which text chose the evaluation whose loss is told."""
+    if not group.not_in_halves:
+        return (
+            "One half of the evaluation text (the first rows) chooses the evaluation, the other half gives the loss "
+            "that is reported, so no number was chosen by itself."
+        )
+    having = sum(run.is_completed and run.number(group.loss_name) is not None for run in group.runs)
+    older = [run.name for run in group.not_in_halves]
+    named = (
+        "all"
+        if len(older) == having
+        else numbers.listed(older if len(older) <= _NAMED else [*older[:_NAMED], f"{len(older) - _NAMED} more"])
+    )
+    return (
+        "The loss is that of the best evaluation, on the text that chose it, which flatters it slightly: "
+        f"{len(older)} of {having} completed runs with a loss ({named}) "
+        "are of a version that did not evaluate in halves."
+    )
 
 
 def _listed(title: str, group: Group, of_run: Callable[[Run], str]) -> str:

@@ -59,7 +59,9 @@ class Row:
     @property
     def missing(self) -> str:
         """Why runs of the point have no loss; "" where all have."""
-        return "; ".join(dict.fromkeys(reason_of(run) for run in self.point.runs if not self._has_loss(run)))
+        return "; ".join(
+            dict.fromkeys(reason_of(run, self.loss_name) for run in self.point.runs if not self._has_loss(run))
+        )
 
     def mean(self, name: str) -> float | None:
         """Mean over the runs that count, of a number of their record or of `sizes_of`; None where one lacks it."""
@@ -77,7 +79,7 @@ class Row:
         for run in self.point.runs:
             reason = "" if run in self.counted else "counted once: a second run of its seed"
             if not self._has_loss(run):
-                reason = reason_of(run)
+                reason = reason_of(run, self.loss_name)
             if reason:
                 found += [*(["; "] if found else []), linked(f"seed {run.seed}", run), f" {reason}"]
         return found
@@ -92,8 +94,8 @@ def number_of(run: Run, name: str) -> float | None:
     return sizes_of(run).get(name) if found is None else found
 
 
-def reason_of(run: Run) -> str:
-    """Why a run has no loss that counts, in a line."""
+def reason_of(run: Run, loss_name: str) -> str:
+    """Why a run has no loss that counts, of `LOSSES` the one named, in a line."""
     if run.state == "failed":
         message = " ".join((run.error_message or "no message").split())
         short = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}…"
@@ -102,7 +104,7 @@ def reason_of(run: Run) -> str:
         return f"not finished ({run.state})"
     if run.values.get("pruned"):
         return "stopped early by the search, so not compared"
-    return "completed without a finite loss"
+    return f"completed without a finite {loss_name}"
 
 
 def linked(text: str, run: Run, *, strong: bool = False) -> Span:

@@ -103,6 +103,11 @@ class Run:
         return found
 
     @property
+    def chose_in_halves(self) -> bool:
+        """Whether one half of the text chose its checkpoint, for the other half to judge; the loss may be none."""
+        return self.number("selected_step") is not None or self.number(LOSSES[0]) is not None
+
+    @property
     def causal(self) -> bool | None:
         """Whether its checkpoint was seen not to look ahead; None where that was not asked."""
         found = self.values.get("causal")
@@ -169,9 +174,20 @@ class Group:
 
     @property
     def loss_name(self) -> str:
-        """The loss that every completed run with any of `LOSSES` has: the better one of which that is so."""
-        having = [run for run in self.runs if run.is_completed and any(run.number(name) is not None for name in LOSSES)]
-        return next((name for name in LOSSES if all(run.number(name) is not None for run in having)), LOSSES[-1])
+        """Which of `LOSSES` its runs compare by: the better one, unless a run is of a version that did not report it.
+
+        A run that evaluated in halves and has no finite loss to report changes nothing for the others: it is missing.
+        """
+        return LOSSES[-1] if self.not_in_halves else LOSSES[0]
+
+    @property
+    def not_in_halves(self) -> tuple[Run, ...]:
+        """Completed runs with a loss, of a version that did not evaluate in halves."""
+        return tuple(
+            run
+            for run in self.runs
+            if run.is_completed and run.number(LOSSES[-1]) is not None and not run.chose_in_halves
+        )
 
     @property
     def duplicates(self) -> tuple[tuple[Run, ...], ...]:
