@@ -26,7 +26,7 @@ def run_report(arguments: ReportArguments, say: Callable[[str], None]) -> None:
         say: prints a line.
 
     Raises:
-        BadInput: nothing can be reported, or a flag is wrong; nothing was written.
+        BadInput: nothing can be reported, a flag is wrong, or the report cannot be written.
     """
     if not arguments.paths:
         raise BadInput("give the folder of a study or of runs, as in gnn-moe report runs/experts")
@@ -64,4 +64,7 @@ def _write(
     document = build_report(
         groups, title=arguments.title, targets=targets, with_reference=arguments.reference == "seed", notes=notes
     )
-    write_report(document, folder)
+    try:
+        write_report(document, folder)
+    except OSError as error:
+        raise BadInput(f"--output {folder}: cannot be written ({error.strerror}); give another folder") from None

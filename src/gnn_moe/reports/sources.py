@@ -271,7 +271,9 @@ def _folders(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _holds_record(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / STUDY_FILE).exists() or RunFolder(folder).is_begun())
+    """Or what is left of one: a run that lost a file is named, not passed over."""
+    files = RunFolder(folder)
+    return any(path.is_file() for path in (folder / STUDY_FILE, files.config, files.metrics, files.summary))
 
 
 def _runs_of_study(study: StudyResults) -> tuple[list[Run], list[str]]:
@@ -310,6 +312,9 @@ def _run_of_folder(folder: Path) -> Run:
     files = RunFolder(folder)
     config = files.read_config()
     summary = files.read_summary() or {}
+    state = summary.get("status", "running")
+    if not isinstance(state, str):
+        raise BadInput(f"{files.summary}: status is {state!r}, no text; train it again")
     leaks = summary.get("causal") is False  # as in a study: its losses mean nothing
     return Run(
         name=folder.name,
@@ -318,7 +323,7 @@ def _run_of_folder(folder: Path) -> Run:
         seed=config.training.seed,
         settings=values_of(config),
         config=config,
-        state=FAILED if leaks else summary.get("status", "running"),
+        state=FAILED if leaks else state,
         error_class=LEAKING if leaks else summary.get("error_class"),
         error_message=_LEAK if leaks else summary.get("error_message"),
         values=summary | selected_evaluation(files),

@@ -29,7 +29,28 @@ FORMAT, VERSION = "gnn_moe.study", 1
 STUDY_FILE, TRIALS_FILE, CURVES_FILE = "study.json", "trials.parquet", "curves.parquet"
 _LOCK_FILE = ".results.lock"
 
+_WRITE_ANEW = "run its sweep again, which writes it anew"
+
 TrialRow = dict[str, Any]
+
+# Of study.json, what its readers build on: types, and those in words. Numbers of a trial may be anything; who shows
+# them shows what is no number as missing.
+_STUDY_FIELDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "study": ((str,), "text"),
+    "baseline": ((dict,), "object of fields"),
+    "command": ((list,), "list of words"),
+}
+_OR_NONE = ((str, type(None)), "text")
+_TRIAL_FIELDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "name": ((str,), "text"),
+    "params": ((dict,), "object of fields"),
+    "seed": ((int,), "whole number"),
+    "state": ((str,), "text"),
+    "arm": _OR_NONE,
+    "error_class": _OR_NONE,
+    "error_message": _OR_NONE,
+    "run_dir": _OR_NONE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +103,29 @@ def load(path: str | Path) -> StudyResults:
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror}); give the folder of a study") from None
     except ValueError as error:
-        raise BadInput(f"{file}: is damaged ({error}); run its sweep again, which writes it anew") from None
+        raise BadInput(f"{file}: is damaged ({error}); {_WRITE_ANEW}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("trials"), list):
         raise BadInput(f"{file}: is no study; give the folder that gnn-moe sweep has written")
+    _check_field(values, "version", (int,), "whole number", file, "version")
     if values["version"] > VERSION:
         raise BadInput(f"{file}: was written by a later version of gnn-moe ({values['version']}); install that")
+    for name, (types, wanted) in _STUDY_FIELDS.items():
+        _check_field(values, name, types, wanted, file, name)
+    for index, trial in enumerate(values["trials"]):
+        if not isinstance(trial, dict):
+            raise BadInput(f"{file}: trials[{index}] is {trial!r}, no object of fields; {_WRITE_ANEW}")
+        for name, (types, wanted) in _TRIAL_FIELDS.items():
+            _check_field(trial, name, types, wanted, file, f"trials[{index}].{name}")
     return StudyResults(path=file.parent, values=values)
+
+
+def _check_field(
+    values: Mapping[str, Any], name: str, types: tuple[type, ...], wanted: str, file: Path, where: str
+) -> None:
+    if name not in values:
+        raise BadInput(f"{file}: {where} is missing; {_WRITE_ANEW}")
+    if type(values[name]) not in types:  # a truth value is no whole number
+        raise BadInput(f"{file}: {where} is {values[name]!r}, no {wanted}; {_WRITE_ANEW}")
 
 
 def write_study(folder: Path, make: Callable[[], Mapping[str, Any]]) -> None:
