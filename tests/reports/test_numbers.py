@@ -41,11 +41,22 @@ def test_what_is_unknown_is_a_dash(write: Callable[[float | None], str], value: 
         (160_869_505, "161M"),
         (999_999, "1.00M"),
         (1.46e9, "1.46B"),
-        (5.2e15, "5200T"),
+        (5.2e14, "520T"),
+        (5.2e15, "5.20 × 10¹⁵"),
     ],
 )
 def test_counts_have_three_digits_and_a_suffix(value: float, text: str) -> None:
     assert numbers.count(value) == text
+
+
+@pytest.mark.parametrize("write", FORMATS)
+@pytest.mark.parametrize("value", [1e22, 1e30, 1.234e300])
+def test_what_is_too_large_to_read_is_written_in_powers_of_ten(
+    write: Callable[[float | None], str], value: float
+) -> None:
+    """As the loss of a run that diverged and did not overflow."""
+    assert len(write(value)) <= 13
+    assert "× 10" in write(value) or write(value) == "too large"
 
 
 def test_losses_differences_and_intervals() -> None:

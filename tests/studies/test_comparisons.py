@@ -144,7 +144,7 @@ def test_a_leaking_arm_is_marked_and_left_out(sweeps: Sweeps, tmp_path: Path) ->
     assert states == {("mean", "completed", None), ("leak", "failed", "leaking")}
     assert all(trial["largest_leak"] > 1e-3 for trial in record["trials"] if trial["arm"] == "leak")
     assert "2 failed: leaking" in output
-    assert "no evidence that leak and mean differ; 0 seeds in common" in output
+    assert "No evidence that leak and mean differ; 0 seeds in common" in output
     assert "left out: leak, seed 1: leaking: the best checkpoint sees the future" in output
 
 

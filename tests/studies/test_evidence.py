@@ -81,7 +81,7 @@ def test_a_planted_difference_is_found(tmp_path: Path) -> None:
     assert verdict.verdict == "better"
     assert verdict.decision_interval is not None
     assert verdict.decision_interval.low < -0.03 < verdict.decision_interval.high < 0
-    assert found.questions[0].sentences[0].startswith("hgnn is better than gnn: loss -0.0")
+    assert found.questions[0].sentences[0].startswith("hgnn is better than gnn: loss −0.0")
     assert notes_of(found) == []
     assert [cell["label"] for cell in found.cells] == ["gnn", "hgnn"]
     assert found.cells[0]["training_flops"] == 4000 * 100
@@ -141,7 +141,7 @@ def test_everything_failed_is_said_and_no_number_is_given(tmp_path: Path) -> Non
     comparison = Comparison(arms=ARMS)
     trials = [one | LEFT_OUT["crashed"][0] for one in trials_of(comparison, lambda *_: 5.0, 2)]
     found = weighed(comparison, trials, 2, tmp_path)
-    assert found.questions[0].sentences[0].startswith("no evidence that hgnn and gnn differ; 0 seeds in common")
+    assert found.questions[0].sentences[0].startswith("No evidence that hgnn and gnn differ; 0 seeds in common")
     assert [cell["estimate"] for cell in found.cells] == [None, None]
     assert len(notes_of(found)) == 4
 

@@ -139,8 +139,8 @@ def test_only_seeds_of_both_arms_are_paired_and_the_others_are_named() -> None:
 @pytest.mark.parametrize(
     ("seeds", "mean", "words"),
     [
-        ([], None, "no evidence that b and a differ; 0 seeds in common, and an interval needs two"),
-        ([2], -0.5, "no evidence that b and a differ: loss -0.5; 1 seed in common, and an interval needs two"),
+        ([], None, "No evidence that b and a differ; 0 seeds in common, and an interval needs two"),
+        ([2], -0.5, "No evidence that b and a differ: loss −0.5; 1 seed in common, and an interval needs two"),
     ],
 )
 def test_fewer_than_two_pairs_have_no_interval_and_say_so(seeds: list[int], mean: float | None, words: str) -> None:
@@ -248,11 +248,11 @@ def test_a_comparison_in_words() -> None:
     same = arm("mean", [4.51, 4.50, 4.50, 4.52, 4.53])
     first, second = compared(baseline, lower, same)
     assert in_words(first) == (
-        "hgnn is better than gnn: loss -0.098 (97.5 % interval -0.1111 to -0.08492); 5 seeds in common; paired t p "
+        "hgnn is better than gnn: loss −0.098 (97.5 % interval −0.1111 to −0.08492); 5 seeds in common; paired t p "
         "1.26e-05, 2.53e-05 after Holm over 2 arms; sign flips p 0.0625, at best 0.0625 with so many seeds; a true "
         "difference of 0.0172 is found 80 times in 100; 9 configurations tried"
     )
-    assert in_words(second).startswith("no evidence that mean and gnn differ: loss +0.002 (95 % interval -0.01")
+    assert in_words(second).startswith("No evidence that mean and gnn differ: loss +0.002 (95 % interval −0.01")
     (alone,) = compared(baseline, lower, tried=2)
     assert "(95 % interval" in in_words(alone)
     assert "Holm" not in in_words(alone)

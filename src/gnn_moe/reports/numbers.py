@@ -16,11 +16,13 @@ UNKNOWN = "–"
 """What stands for a number that is not known."""
 
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_TOO_LARGE = 1e6
+"""For decimals: the loss of a run that diverged is told in powers of ten."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def loss(value: float | None) -> str:
-    """Nats a token, to four decimals: `4.5267`."""
+    """Nats a token, to four decimals: `4.5267`; of a run that diverged in powers of ten."""
     return _fixed(value, 4)
 
 
@@ -28,8 +30,8 @@ def difference(value: float | None, decimals: int = 4) -> str:
     """A difference of losses with its sign: `+0.0069`, `−0.0348`; `0.0000` has none."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    text = f"{abs(value):.{decimals}f}"
-    return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+    text = _fixed(abs(value), decimals)
+    return text if round(abs(value), decimals) == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
 def interval(found: Interval | None) -> str:
@@ -52,7 +54,7 @@ def perplexity(of_loss: float | None) -> str:
     if of_loss is None or not math.isfinite(of_loss) or of_loss > 700:
         return UNKNOWN if of_loss is None or not math.isfinite(of_loss) else "too large"
     value = math.exp(of_loss)
-    return f"{value:,.2f}" if value < 1e6 else scientific(value)
+    return f"{value:,.2f}" if value < _TOO_LARGE else scientific(value)
 
 
 def bits(value: float | None) -> str:
@@ -64,6 +66,8 @@ def minutes(value: float | None) -> str:
     """To one decimal; under a minute to two, so that a short run does not read as none."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
+    if abs(value) >= _TOO_LARGE:
+        return scientific(value)
     return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.2f}"
 
 
@@ -72,6 +76,8 @@ def count(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
     rounded = float(f"{value:.3g}")  # first: 999,999 is a million to three digits, not a thousand thousands
+    if abs(rounded) >= 1000 * _SUFFIXES[0][0]:
+        return scientific(value)
     for size, suffix in _SUFFIXES:
         if abs(rounded) >= size:
             return f"{_three_digits(rounded / size)}{suffix}"
@@ -117,12 +123,16 @@ def rate(value: float | None) -> str:
     """Tokens a second, without decimals and with commas; below 10 with one decimal."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
+    if abs(value) >= 1e9:
+        return scientific(value)
     return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.1f}"
 
 
 def gibibytes(value: float | None) -> str:
     """Bytes in GiB, to two decimals."""
-    return UNKNOWN if value is None or not math.isfinite(value) else f"{value / 2**30:,.2f}"
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return scientific(value / 2**30) if abs(value / 2**30) >= _TOO_LARGE else f"{value / 2**30:,.2f}"
 
 
 def setting(value: Value) -> str:
@@ -154,7 +164,7 @@ def counted(number: int, one: str, several: str | None = None) -> str:
 def _fixed(value: float | None, decimals: int) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    return f"{value:.{decimals}f}".replace("-", "−")
+    return scientific(value) if abs(value) >= _TOO_LARGE else f"{value:.{decimals}f}".replace("-", "−")
 
 
 def _three_digits(value: float) -> str:

@@ -127,7 +127,8 @@ def _causality(group: Group) -> str:
 
 def _twice(same: tuple[Run, ...]) -> str:
     names = ", ".join(str(run.folder or run.name) for run in same)
-    return f"Runs of one point and one seed: {names}. The first counts; all are in the table of runs."
+    counts = same[0].folder or same[0].name
+    return f"Runs of one point and one seed: {names}. Of them {counts} counts; all are in the table of runs."
 
 
 def _row(group: Group, run: Run) -> tuple[Cell, ...]:

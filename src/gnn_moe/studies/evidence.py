@@ -299,7 +299,7 @@ def _ratio_in_words(found: Verdict) -> str:
     claim = {
         "better": f"{found.arm} reaches a loss that both reach sooner than {found.baseline}",
         "worse": f"{found.arm} reaches a loss that both reach later than {found.baseline}",
-        "no evidence": f"no evidence that {found.arm} and {found.baseline} differ in the minutes to a loss",
+        "no evidence": f"No evidence that {found.arm} and {found.baseline} differ in the minutes to a loss",
     }[found.verdict]
     ratio = f"{claim}: {math.exp(found.mean_difference):.3g} times its minutes"
     if (interval := found.decision_interval) is None:

@@ -274,14 +274,19 @@ def in_words(found: Comparison) -> str:
 def _claim(found: Comparison) -> str:
     claim = f"{found.arm} is {found.verdict} than {found.baseline}"
     if found.verdict == "no evidence":
-        claim = f"no evidence that {found.arm} and {found.baseline} differ"
+        claim = f"No evidence that {found.arm} and {found.baseline} differ"
     if found.mean_difference is None:
         return claim
-    size = f"{claim}: loss {found.mean_difference:+.4g}"
+    size = f"{claim}: loss {_signed(found.mean_difference)}"
     if interval := found.decision_interval:
         level = f"{100 * interval.level:.3g} % interval"
-        return f"{size} ({level} {interval.low:+.4g} to {interval.high:+.4g})"
+        return f"{size} ({level} {_signed(interval.low)} to {_signed(interval.high)})"
     return size
+
+
+def _signed(difference: float) -> str:
+    """`+0.0021`, `−0.0348`: four digits, with a true minus sign, as reports write it."""
+    return f"{difference:+.4g}".replace("-", "−")
 
 
 def support_in_words(found: Comparison, *, of_ratio: bool = False) -> Iterator[str]:
