@@ -1,13 +1,19 @@
-"""Reports of small fixed runs, kept as text. `python -m tests.reports.golden` writes them anew; nothing else does."""
+"""Reports that are kept: of small fixed runs as text, and of the studies in results/.
+
+`python -m tests.reports.golden` writes them anew; nothing else does.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from gnn_moe.cli import main as gnn_moe
 from gnn_moe.reports.document import Document
 from gnn_moe.reports.markdown import escaped, to_markdown
 from gnn_moe.reports.report import build_report
@@ -16,6 +22,7 @@ from gnn_moe.reports.targets import seed_targets
 from tests.reports.made_runs import eval_row, train_row, write_run
 
 KEPT = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[2]
 LOSSES = {2: 5.30, 4: 5.10, 8: 5.08}
 MINUTES = {2: 1.0, 4: 2.0, 8: 4.0}
 
@@ -63,6 +70,26 @@ def write_arms(folder: Path) -> None:
 REPORTS: Mapping[str, Callable[[Path], None]] = {"sweep": write_sweep, "arms": write_arms}
 
 
+STUDIES: Mapping[str, tuple[str, ...]] = {
+    "study-comparison": (
+        "--title",
+        "GNN or HGNN: the seed's comparison on WikiText-2, five seeds, at a scale of 0.4",
+    ),
+    "study-experts": (
+        "--reference",
+        "seed",
+        "--title",
+        "The seed's sweep of experts on WikiText-2, with a smaller model",
+    ),
+}
+"""Kept studies, whose reports are in docs/reports, with the flags of each."""
+
+
+def words_of_study(study: str) -> list[str]:
+    """What `gnn-moe` is called with at the root of the repository for the report of one of `STUDIES`."""
+    return ["report", f"results/wikitext2/{study}", "--output", f"docs/reports/{study}", *STUDIES[study]]
+
+
 def document(name: str, runs: Path) -> Document:
     """One of `REPORTS`, whose runs are written into a folder."""
     REPORTS[name](runs)
@@ -80,9 +107,13 @@ def report(name: str, folder: Path) -> str:
 
 
 def main() -> None:
+    os.chdir(ROOT)
     for name in REPORTS:
         with tempfile.TemporaryDirectory() as folder:
             (KEPT / f"{name}.md").write_text(report(name, Path(folder)), encoding="utf-8")
+    for study in STUDIES:
+        if status := gnn_moe(words_of_study(study)):
+            sys.exit(status)
 
 
 if __name__ == "__main__":

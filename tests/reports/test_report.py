@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +21,6 @@ from gnn_moe.run_folder import RunFolder
 from tests.reports import golden
 from tests.reports.made_runs import write_run
 from tests.reports.reckoned import Record, numbers_in, numbers_of
-
-RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 @pytest.mark.parametrize("name", golden.REPORTS)
@@ -100,18 +99,30 @@ def test_the_table_of_runs_has_every_run_as_recorded(name: str, tmp_path: Path) 
         assert row["tokens"] == f"{summary['tokens']:,}"
 
 
-@pytest.mark.parametrize("study", ["study-experts", "study-comparison"])
-def test_the_kept_studies_are_reported(study: str, tmp_path: Path) -> None:
-    assert main(["report", str(RESULTS / "wikitext2" / study), "--output", str(tmp_path / "it")]) == 0
-    text = (tmp_path / "it" / "report.md").read_text(encoding="utf-8")
-    record = json.loads((RESULTS / "wikitext2" / study / "study.json").read_text())
+@pytest.mark.parametrize("study", golden.STUDIES)
+def test_the_report_of_a_kept_study_is_the_one_that_is_kept(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it should change: python -m tests.reports.golden, as with the others."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(golden.ROOT / "results" / "wikitext2" / study, Path("results") / "wikitext2" / study)
+    assert main(golden.words_of_study(study)) == 0
+    made = Path("docs") / "reports" / study
+    text = (made / "report.md").read_text(encoding="utf-8")
+    assert text == (golden.ROOT / made / "report.md").read_text(encoding="utf-8")
+    assert names_in(made) == names_in(golden.ROOT / made)
+    record = json.loads((Path("results") / "wikitext2" / study / "study.json").read_text())
     for trial in record["trials"]:
         assert f"| {trial['reported_loss']:.4f} |" in text
     assert "nan" not in re.findall(r"[a-z]+", text)
-    assert (tmp_path / "it" / "report.html").stat().st_size < 6e6
+    assert (made / "report.html").stat().st_size < 6e6
     for picture in re.findall(r"\]\((figures/[^)]*)\)", text):
-        assert (tmp_path / "it" / picture).exists()
-        assert (tmp_path / "it" / picture).with_suffix(".png").exists()
+        assert (made / picture).exists()
+        assert (made / picture).with_suffix(".png").exists()
+
+
+def names_in(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
 
 
 def test_a_report_is_written_anew_as_runs_end(

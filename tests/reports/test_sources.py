@@ -175,6 +175,7 @@ def test_two_runs_of_a_point_and_seed_are_named_and_the_first_counts(tmp_path: P
     group = group_of(tmp_path)
     assert [[run.name for run in same] for same in group.duplicates] == [["a", "b"]]
     assert group.points[0].by_seed("reported_loss") == {42: 5.0}
+    assert f"Of them {tmp_path / 'a'} counts" in words(protocol_section(group))
 
 
 def test_a_run_that_sees_the_future_has_no_result(tmp_path: Path) -> None:
