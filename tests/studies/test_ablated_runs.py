@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gnn_moe import evaluations
-from gnn_moe.config import RunConfig, TrainingConfig
+from gnn_moe.config import RunConfig, TrainingConfig, to_dict
 from gnn_moe.errors import BadInput
 from gnn_moe.evaluations import AblatedEvaluation
 from gnn_moe.studies import compare_command, load
@@ -120,10 +120,12 @@ def test_what_other_workers_wrote_meanwhile_stays(tmp_path: Path, monkeypatch: p
     sweep.folder.mkdir(parents=True)
 
     def write(trials: list[dict[str, Any]]) -> None:
-        values = {"format": FORMAT, "version": VERSION, "trials": trials, "comparison": {"weighed": []}}
-        write_study(sweep.folder, lambda: values)
+        asked = {"study": sweep.study, "baseline": to_dict(sweep.baseline), "command": ["compare"]}
+        found = {"trials": trials, "comparison": {"weighed": []}}
+        write_study(sweep.folder, lambda: {"format": FORMAT, "version": VERSION, **asked, **found})
 
-    row = {"name": "b,seed=2", "arm": "b", "params": {}, "seed": 2, "state": "running", "run_dir": None}
+    failure = {"error_class": None, "error_message": None}
+    row = {"name": "b,seed=2", "arm": "b", "params": {}, "seed": 2, "state": "running", **failure, "run_dir": None}
     monkeypatch.setattr(compare_command, "ablate_runs", lambda *_, **__: write([row]))
     write([])
     compare_command._ablate(CompareArguments(ablate=("coupler",)), sweep, print)
