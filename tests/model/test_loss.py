@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
@@ -38,9 +39,9 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", multiple)
     one_chunk, rows = loss_module._chunk_loss, []
 
-    def counted(logits_CV: Tensor, bias_V: Tensor, target_C: Tensor) -> Tensor:
+    def counted(logits_CV: Tensor, *rest: Any) -> Tensor:
         rows.append(len(logits_CV))
-        return one_chunk(logits_CV, bias_V, target_C)
+        return one_chunk(logits_CV, *rest)
 
     monkeypatch.setattr(loss_module, "_chunk_loss", counted)
     yield
@@ -161,6 +162,19 @@ def test_bf16_products_with_a_float32_loss() -> None:
         assert (found[name].float() - values).norm() < 0.02 * values.norm(), name
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_target_whose_probability_is_lost_has_its_loss_all_the_same(dtype: torch.dtype) -> None:
+    """e^-200 is no number of these types; the loss is 200 and the gradient that of a sure error."""
+    hidden = torch.tensor([[1.0], [1.0]], dtype=dtype, requires_grad=True)
+    weight = torch.tensor([[100.0], [-100.0], [-100.0]], requires_grad=True)
+    bias = torch.zeros(3, requires_grad=True)
+    loss = head_loss(hidden, weight, bias, torch.tensor([1, 0]), torch.tensor(1.0))
+    assert loss.item() == 200
+    loss.backward()
+    assert bias.grad is not None
+    assert bias.grad.tolist() == [1, -1, 0]
+
+
 def test_the_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     logits_at_once(monkeypatch, 64 * 512, element_size=4)
     hidden, weight = torch.randn(512, 4, requires_grad=True), torch.randn(512, 4, requires_grad=True)
@@ -175,9 +189,9 @@ def test_padding_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     target_N[20:140] = IGNORED
     rows, one_chunk = [], loss_module._chunk_loss
 
-    def counted(logits_CV: Tensor, bias_V: Tensor, target_C: Tensor) -> Tensor:
+    def counted(logits_CV: Tensor, *rest: Any) -> Tensor:
         rows.append(len(logits_CV))
-        return one_chunk(logits_CV, bias_V, target_C)
+        return one_chunk(logits_CV, *rest)
 
     monkeypatch.setattr(loss_module, "_chunk_loss", counted)
     loss = loss_of(tensors, target_N, (target_N != IGNORED).sum())

@@ -18,7 +18,7 @@ from gnn_moe.config import COUPLED, DENSE, TOP_K, ModelConfig, TrainingConfig
 from gnn_moe.model.size import coupler_shape, model_size
 
 _PARAMETER_BYTES = 4
-LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**30}
+LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**30}
 """Of the logits that one product of the head makes: fewer would add up the weight's gradient more often."""
 PIECE_ROWS, PIECE_ROWS_MULTIPLE = 512, 64
 """Rows that the FFN of a control computes at once on a CPU, and a multiple that the last ones are filled up to."""
