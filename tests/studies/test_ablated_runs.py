@@ -124,7 +124,7 @@ def test_what_other_workers_wrote_meanwhile_stays(tmp_path: Path, monkeypatch: p
         found = {"trials": trials, "comparison": {"weighed": []}}
         write_study(sweep.folder, lambda: {"format": FORMAT, "version": VERSION, **asked, **found})
 
-    failure = {"error_class": None, "error_message": None}
+    failure: dict[str, Any] = {"error_class": None, "error_message": None}
     row = {"name": "b,seed=2", "arm": "b", "params": {}, "seed": 2, "state": "running", **failure, "run_dir": None}
     monkeypatch.setattr(compare_command, "ablate_runs", lambda *_, **__: write([row]))
     write([])

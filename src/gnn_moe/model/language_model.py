@@ -34,6 +34,7 @@ from gnn_moe.model.router import LOAD_BALANCING, Z, router_losses
 from gnn_moe.model.size import model_size
 from gnn_moe.model.stacked import LAYER_NORM_EPSILON
 from gnn_moe.model.top_k import TopKLayer
+from gnn_moe.model.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class LanguageModel(nn.Module):
         self.norm_bias = nn.Parameter(torch.empty(width))
         self.head_weight = nn.Parameter(torch.empty(config.vocab_size, width))
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size))
+        self.workspace = Workspace()
         self.checkpoint_layers = False
         """Whether training keeps only each layer's input and computes the layer again in the backward pass."""
 
@@ -162,7 +164,14 @@ class LanguageModel(nn.Module):
                 return ModelOutput(logits=logits, router_logits=routed_LNE)
             predicted_BT = targets != IGNORED
             denominator = predicted_BT.sum() if loss_denominator is None else loss_denominator
-            loss = head_loss(hidden_BTD.flatten(0, 1), self.head_weight, self.head_bias, targets.flatten(), denominator)
+            loss = head_loss(
+                hidden_BTD.flatten(0, 1),
+                self.head_weight,
+                self.head_bias,
+                targets.flatten(),
+                denominator,
+                self.workspace,
+            )
             routing = self._router_losses(routed_LNE, predicted_BT.flatten(), denominator)
         weights = {LOAD_BALANCING: self.config.load_balancing_weight, Z: self.config.router_z_weight}
         return ModelOutput(

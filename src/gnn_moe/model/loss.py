@@ -18,6 +18,7 @@ from torch import Tensor
 from gnn_moe.data.batches import IGNORED
 from gnn_moe.model.memory import LOGITS_BYTES
 from gnn_moe.model.once import refuse_second_derivative
+from gnn_moe.model.workspace import Workspace
 
 _ROWS_MULTIPLE = 64
 """Rows of a product are a multiple of this."""
@@ -25,7 +26,14 @@ _SOFTMAX_BYTES_AT_ONCE = {"cpu": 2**23, "cuda": 2**30}
 """Of the logits that become gradients at a time, while they are in a processor's cache."""
 
 
-def head_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Tensor, denominator: Tensor) -> Tensor:
+def head_loss(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    target_N: Tensor,
+    denominator: Tensor,
+    workspace: Workspace | None = None,
+) -> Tensor:
     """Σ_n −log softmax(W h_n + b)[target_n] / denominator over tokens whose target is not −100: () in float32 or wider.
 
     Args:
@@ -33,6 +41,7 @@ def head_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Te
         weight_VD, bias_V: the head, in the type of the parameters.
         target_N: int64; −100 marks a token that is not predicted.
         denominator: () the number to divide by: the predicted tokens of the whole batch, of which these may be a part.
+        workspace: where logits come and go (default: in memory of this call).
     """
     if hidden_ND.device.type == "cpu":
         # Elsewhere the selection would make the host wait for the device.
@@ -40,7 +49,7 @@ def head_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Te
     # Inside `forward` gradients are always off and `needs_input_grad` does not know whether they were wanted.
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (hidden_ND, weight_VD, bias_V))
     loss: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, target_N, denominator, wanted
+        hidden_ND, weight_VD, bias_V, target_N, denominator, workspace or Workspace(), wanted
     )
     return loss
 
@@ -65,6 +74,7 @@ class _HeadLoss(torch.autograd.Function):
         bias_V: Tensor,
         target_N: Tensor,
         denominator: Tensor,
+        workspace: Workspace,
         wanted: bool,
     ) -> Tensor:
         weight_DV, bias = _for_products(weight_VD, hidden_ND.dtype), bias_V.to(hidden_ND.dtype)
@@ -73,10 +83,11 @@ class _HeadLoss(torch.autograd.Function):
         size = _even(len(hidden_ND), _rows_at_once(LOGITS_BYTES, weight_DV, _ROWS_MULTIPLE))
         for start in range(0, max(1, len(hidden_ND)), size):
             chunk = slice(start, start + size)
-            logits_CV = hidden_ND[chunk] @ weight_DV
+            hidden_CD = hidden_ND[chunk]
+            logits_CV = torch.mm(hidden_CD, weight_DV, out=workspace.take(len(hidden_CD), len(bias_V), hidden_ND))
             total += _chunk_loss(logits_CV, bias, target_N[chunk], None if gradients is None else gradients.bias_V)
             if gradients is not None:
-                gradients.add(chunk, logits_CV, hidden_ND[chunk], weight_DV)
+                gradients.add(chunk, logits_CV, hidden_CD, weight_DV)
         if gradients is not None:
             ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD, gradients.bias_V, denominator)
         return (total / denominator).to(torch.promote_types(hidden_ND.dtype, torch.float32))
@@ -86,7 +97,7 @@ class _HeadLoss(torch.autograd.Function):
         refuse_second_derivative("losses of the head")
         hidden_ND, weight_VD, bias_V, denominator = ctx.saved_tensors
         scale = grads[0] / denominator
-        return hidden_ND * scale.to(hidden_ND.dtype), weight_VD * scale, bias_V * scale, None, None, None
+        return hidden_ND * scale.to(hidden_ND.dtype), weight_VD * scale, bias_V * scale, None, None, None, None
 
 
 class _Gradients:
@@ -108,7 +119,7 @@ class _Gradients:
 
 
 def _for_products(weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in a type, (D, V): a matrix unit takes it a third faster where its rows lie as the product has them."""
+    """The weight in a type, (D, V), with the rows of its product: a matrix unit takes it a third faster so."""
     return weight_VD.T if weight_VD.dtype == dtype else weight_VD.to(dtype).T.contiguous()
 
 

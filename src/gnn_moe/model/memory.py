@@ -142,6 +142,7 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     weights = model_size(config).total_parameters * _PARAMETER_BYTES
     activations, working = kept_bytes(config, workload), _working_bytes(config, workload)
     idle = round(_IDLE_SHARE * (activations + working)) * workload.on_cpu
+    workspace = _logits_bytes(config, workload) * workload.on_cpu
     gradients = weights * workload.accumulates
     if gradients + activations + working < weights:
         # The fullest moment is then that of the optimiser: every gradient is there, nothing else is.
@@ -151,7 +152,7 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
         gradients=gradients,
         optimiser=2 * weights,
         activations=activations,
-        working=working + idle,
+        working=working + idle + workspace,
         process=_PROCESS_BYTES * workload.on_cpu,
     )
 
@@ -169,14 +170,20 @@ def kept_bytes(config: ModelConfig, workload: Workload) -> int:
     return ends + (layers * stream + layer if workload.checkpoint_layers else layers * layer)
 
 
+def _logits_bytes(config: ModelConfig, workload: Workload) -> int:
+    """Of the logits that are there at a time; a CPU keeps their room between the steps."""
+    most = LOGITS_BYTES.get(workload.device_type, LOGITS_BYTES["cuda"])
+    return min(most, workload.number_bytes * config.vocab_size * workload.tokens)
+
+
 def _working_bytes(config: ModelConfig, workload: Workload) -> int:
-    """The larger of what the head and what one layer's backward pass hold for a moment."""
-    tokens, width, number = workload.tokens, model_size(config).width, workload.number_bytes
+    """The larger of what the head and what one layer's backward pass hold for a moment, logits apart on a CPU."""
+    width, number = model_size(config).width, workload.number_bytes
     copy = number * config.vocab_size * width
-    logits = min(LOGITS_BYTES.get(workload.device_type, LOGITS_BYTES["cuda"]), number * config.vocab_size * tokens)
-    # The logits, the weight as the product takes it, its gradient as the product gives it and as it is added up.
-    head = logits + copy * (1 + (number < _PARAMETER_BYTES)) + _PARAMETER_BYTES * config.vocab_size * width
-    return max(head, _LAYERS[config.architecture](config, workload).working)
+    # The weight as the product takes it, its gradient as the product gives it and as it is added up.
+    head = copy * (1 + (number < _PARAMETER_BYTES)) + _PARAMETER_BYTES * config.vocab_size * width
+    logits = 0 if workload.on_cpu else _logits_bytes(config, workload)
+    return max(head + logits, _LAYERS[config.architecture](config, workload).working)
 
 
 @dataclass(frozen=True, kw_only=True)

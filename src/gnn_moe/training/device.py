@@ -146,12 +146,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device's name for the record: the GPU's, or the processor's where the system tells it."""
+    """The device's name for the record: the GPU's, or the processor's where the system tells it.
+
+    Virtual machines hide which processor it is, so the unit that decides how fast bf16 products are is named with it.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processors = Path("/proc/cpuinfo")
     if device.type == "cpu" and processors.exists():
         for line in processors.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+                return line.split(":", 1)[1].strip() + " with AMX" * torch.cpu._is_amx_tile_supported()
     return platform.processor() or str(device)
