@@ -146,7 +146,8 @@ class Ours(Racer):
             hidden_ND = self._input(rows * positions, width, dtype=dtype)
             targets_N = self.targets_BT[:rows].flatten()
             predicted = torch.tensor(float(len(targets_N)), device=self.device)
-            return [head_loss(hidden_ND, self.ours.head_weight, self.ours.head_bias, targets_N, predicted)]
+            weight, bias = self.ours.head_weight, self.ours.head_bias
+            return [head_loss(hidden_ND, weight, bias, targets_N, predicted, self.ours.workspace)]
 
         return {
             EXPERTS: [partial(experts, layer) for layer in layers],

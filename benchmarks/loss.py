@@ -61,6 +61,7 @@ class HeadLoss:
     def __init__(self, form: str, sizes: LossSizes) -> None:
         import torch
 
+        from gnn_moe.model.workspace import Workspace
         from gnn_moe.training.device import keep_freed_memory, resolve_device
 
         self.device = resolve_device(sizes.device)
@@ -78,6 +79,7 @@ class HeadLoss:
         self.weight_VD = random(sizes.vocabulary, sizes.width, scale=0.02).requires_grad_()
         self.bias_V = random(sizes.vocabulary, scale=0.02).requires_grad_()
         self.target_N = torch.randint(sizes.vocabulary, (sizes.tokens,), generator=generator).to(self.device)
+        self.workspace = Workspace()  # a model has one
         self.base_bytes = process_memory.used_bytes(self.device)
         process_memory.reset_peak(self.device)
 
@@ -99,7 +101,7 @@ class HeadLoss:
 
         if self.form == "ours":
             tokens = torch.tensor(float(len(self.target_N)), device=self.device)
-            return head_loss(self.hidden_ND, self.weight_VD, self.bias_V, self.target_N, tokens)
+            return head_loss(self.hidden_ND, self.weight_VD, self.bias_V, self.target_N, tokens, self.workspace)
         weight, bias = self.weight_VD.to(self.dtype), self.bias_V.to(self.dtype)
         if self.form == "cross_entropy":
             return functional.cross_entropy(functional.linear(self.hidden_ND, weight, bias), self.target_N)

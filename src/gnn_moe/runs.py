@@ -289,12 +289,6 @@ class _Run:
     def _trainer(self, progress: Progress) -> Trainer:
         model = self.config.model
         hyperedges = build_hyperedges(model) if model.architecture == COUPLED else ()
-        workload = workload_of(
-            model,
-            self.config.training,
-            rows=self.config.training.rows_at_once,
-            **circumstances_of(self.config, self.corpus, self.accelerator),
-        )
         incidence = np.array(incidence_matrix(hyperedges, model.num_experts), np.float32)
         return Trainer(
             config=self.config,
@@ -306,10 +300,15 @@ class _Run:
             coupling=CouplingHistory(self.folder.coupling, incidence if hyperedges else None),
             stop=self.stop,
             progress=progress,
-            planned_bytes=peak_memory(self.config.model, workload).total,
+            plan_bytes=self._plan_bytes,
             on_new_config=self._take_config,
             steps_between_reads=self.steps_between_reads,
         )
+
+    def _plan_bytes(self, config: RunConfig) -> int:
+        circumstances = circumstances_of(config, self.corpus, self.accelerator)
+        workload = workload_of(config.model, config.training, rows=config.training.rows_at_once, **circumstances)
+        return peak_memory(config.model, workload).total
 
     def _take_config(self, config: RunConfig) -> None:
         self.config = config

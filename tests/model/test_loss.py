@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional
 
 from gnn_moe.data.batches import IGNORED
 from gnn_moe.model import loss as loss_module
+from gnn_moe.model import memory
 from gnn_moe.model.loss import head_loss
 from gnn_moe.model.workspace import Workspace
 from tests.model.cases import LargestTensor, assert_same
@@ -27,9 +27,26 @@ chunked = pytest.mark.parametrize("chunks", CHUNKS, indirect=True)
 
 
 def logits_at_once(monkeypatch: pytest.MonkeyPatch, numbers: int, element_size: int = 8) -> None:
-    monkeypatch.setattr(loss_module, "LOGITS_BYTES", {"cpu": numbers * element_size, "cuda": 0})
+    monkeypatch.setattr(memory, "LOGITS_BYTES", {"cpu": numbers * element_size, "cuda": 0})
     # Softmax is cut finer still, to pieces that are no divisors.
     monkeypatch.setattr(loss_module, "_SOFTMAX_BYTES_AT_ONCE", {"cpu": 3 * V * element_size, "cuda": 0})
+
+
+def rows_multiple(monkeypatch: pytest.MonkeyPatch, multiple: int) -> None:
+    for module in (memory, loss_module):
+        monkeypatch.setattr(module, "HEAD_ROWS_MULTIPLE", multiple)
+
+
+def counted_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each product of the head that is to have gradients, as they come."""
+    one_chunk, rows = loss_module._loss_to_gradients, list[int]()
+
+    def counted(logits_CV: Tensor, bias_V: Tensor, target_C: Tensor, grad_bias_V: Tensor) -> Tensor:
+        rows.append(len(logits_CV))
+        return one_chunk(logits_CV, bias_V, target_C, grad_bias_V)
+
+    monkeypatch.setattr(loss_module, "_loss_to_gradients", counted)
+    return rows
 
 
 @pytest.fixture
@@ -37,14 +54,8 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """Sets how the loss is cut, and checks that it was, so that no test of chunks is one of a single chunk."""
     at_once, multiple, expected = request.param
     logits_at_once(monkeypatch, at_once)
-    monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", multiple)
-    one_chunk, rows = loss_module._chunk_loss, []
-
-    def counted(logits_CV: Tensor, *rest: Any) -> Tensor:
-        rows.append(len(logits_CV))
-        return one_chunk(logits_CV, *rest)
-
-    monkeypatch.setattr(loss_module, "_chunk_loss", counted)
+    rows_multiple(monkeypatch, multiple)
+    rows = counted_rows(monkeypatch)
     yield
     assert max(rows) <= -(-N // expected) + multiple
     assert len(rows) >= min(expected, 3)
@@ -113,7 +124,7 @@ def test_gradients_where_one_input_needs_none(frozen: str) -> None:
 @pytest.mark.parametrize("at_once", [3 * V, 2**25])
 def test_gradcheck(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     logits_at_once(monkeypatch, at_once)
-    monkeypatch.setattr(loss_module, "_ROWS_MULTIPLE", 1)
+    rows_multiple(monkeypatch, 1)
     tensors, target_N = inputs(scale=1.0)
     tensors["hidden"], target_N = tensors["hidden"].detach()[:11].requires_grad_(), target_N[:11]
     assert torch.autograd.gradcheck(
@@ -175,6 +186,49 @@ def test_a_target_whose_probability_is_lost_has_its_loss_all_the_same(dtype: tor
     assert grad.tolist() == [1, -1, 0]
 
 
+WIDE = [(1031, 2**31), (1031, 300 * 1031 * 2), (50257, 2**31)]
+"""Vocabularies with many vectors to a row and a rest, and bytes of logits at once: one piece, several, one."""
+on_each_device = pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("vocabulary", "at_once"), WIDE)
+def test_a_wide_vocabulary_in_pieces_has_the_loss_and_gradients_of_float32(
+    vocabulary: int, at_once: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "LOGITS_BYTES", {"cpu": at_once, "cuda": at_once})
+    generator = torch.Generator().manual_seed(1)
+    hidden_ND = torch.randn(1000, 24, generator=generator).to(dtype).to(device).requires_grad_()
+    weight_VD = torch.randn(vocabulary, 24, generator=generator).mul_(0.5).to(device).requires_grad_()
+    bias_V = torch.randn(vocabulary, generator=generator).to(device).requires_grad_()
+    target_N = torch.randint(vocabulary, (1000,), generator=generator).to(device)
+    target_N[::7] = IGNORED
+    tensors = {"hidden": hidden_ND, "weight": weight_VD, "bias": bias_V}
+    denominator = (target_N != IGNORED).sum()
+    loss = loss_of(tensors, target_N, denominator)
+    wide = {name: tensor.detach().float().requires_grad_() for name, tensor in tensors.items()}
+    expected = functional.cross_entropy(wide["hidden"] @ wide["weight"].T + wide["bias"], target_N)
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance / 20)
+    exact = grads(expected, wide)
+    for name, values in grads(loss, tensors).items():
+        assert (values.float() - exact[name]).norm() < tolerance * exact[name].norm(), name
+
+
+def test_an_evaluation_in_bf16_is_exact_for_its_logits() -> None:
+    """Also where a target is all but sure, and bf16 knows no probability between 0.996 and 1."""
+    hidden = torch.tensor([[1.0], [0.5]], dtype=torch.bfloat16)
+    weight, target = torch.tensor([[6.0], [0.0]]), torch.tensor([0, 0])
+    with torch.no_grad():
+        loss = head_loss(hidden, weight, torch.zeros(2), target, torch.tensor(2.0))
+    expected = functional.cross_entropy(hidden.double() @ weight.double().T, target)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_the_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     logits_at_once(monkeypatch, 64 * 512, element_size=4)
     hidden, weight = torch.randn(512, 4, requires_grad=True), torch.randn(512, 4, requires_grad=True)
@@ -187,13 +241,7 @@ def test_the_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -
 def test_padding_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, target_N = inputs()
     target_N[20:140] = IGNORED
-    rows, one_chunk = [], loss_module._chunk_loss
-
-    def counted(logits_CV: Tensor, *rest: Any) -> Tensor:
-        rows.append(len(logits_CV))
-        return one_chunk(logits_CV, *rest)
-
-    monkeypatch.setattr(loss_module, "_chunk_loss", counted)
+    rows = counted_rows(monkeypatch)
     loss = loss_of(tensors, target_N, (target_N != IGNORED).sum())
     expected = functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
     assert_same({"loss": loss}, {"loss": expected}, 1e-12)

@@ -1,45 +1,105 @@
-"""Memory kept between steps: one block for all shapes, wherever it was first asked for."""
+"""Memory kept between steps: one block for all shapes, wherever it was first asked for, and for one borrower."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from torch import Tensor
 
-from gnn_moe.model.language_model import build_model
+from gnn_moe.model.language_model import LanguageModel, build_model
+from gnn_moe.model.memory import most_head_rows
 from gnn_moe.model.workspace import Workspace
 from tests.model.cases import one_of_each, random_ids
 
 FLOAT, SHORT = torch.empty(0), torch.empty(0, dtype=torch.bfloat16)
 
 
-def test_one_block_is_taken_again_for_what_fits() -> None:
+def address(workspace: Workspace, numbers: int, like: Tensor = FLOAT) -> int:
+    with workspace.lend(numbers, like) as room:
+        assert room.shape == (numbers,)
+        assert room.dtype == like.dtype
+        return room.data_ptr()
+
+
+def test_one_block_is_lent_again_for_what_fits() -> None:
     workspace = Workspace()
-    first = workspace.take(4, 6, FLOAT)
-    assert (first.shape, first.dtype) == ((4, 6), torch.float32)
-    for shape in ((6, 4), (2, 3), (24, 1)):
-        again = workspace.take(*shape, FLOAT)
-        assert again.shape == shape
-        assert again.is_contiguous()
-        assert again.data_ptr() == first.data_ptr()
-    assert workspace.take(5, 5, FLOAT).shape == (5, 5)
-    assert workspace.take(2, 2, SHORT).dtype == torch.bfloat16
+    first = address(workspace, 24)
+    assert [address(workspace, numbers) for numbers in (6, 24, 1)] == [first] * 3
+    larger = address(workspace, 2**20)
+    assert address(workspace, 24) == larger
+    address(workspace, 4, SHORT)
+    address(workspace, 4)
+
+
+def test_two_borrowers_at_once_have_two_rooms() -> None:
+    workspace = Workspace()
+    address(workspace, 8)
+    with workspace.lend(8, FLOAT) as first, workspace.lend(8, FLOAT) as second:
+        assert first.data_ptr() != second.data_ptr()
+
+
+def test_the_room_comes_back_from_a_borrower_that_failed() -> None:
+    workspace = Workspace()
+    first = address(workspace, 8)
+    with pytest.raises(ValueError, match="mine"), workspace.lend(8, FLOAT):
+        raise ValueError("mine")
+    assert address(workspace, 8) == first
 
 
 def test_an_evaluation_leaves_room_that_training_can_write_to() -> None:
     workspace = Workspace()
-    with torch.inference_mode():
-        made = workspace.take(3, 3, FLOAT)
-    workspace.take(3, 3, FLOAT).fill_(1.0)
-    assert made.tolist() == [[1.0] * 3] * 3
+    with torch.inference_mode(), workspace.lend(9, FLOAT) as made:
+        made.fill_(0.0)
+    with workspace.lend(9, FLOAT) as again:
+        again.fill_(1.0)
+    assert again.tolist() == [1.0] * 9
 
 
-def test_other_devices_get_new_memory() -> None:
+def test_other_devices_have_no_room_kept() -> None:
     workspace, like = Workspace(), torch.empty(0, device="meta")
-    assert workspace.take(2, 3, like).device.type == "meta"
-    assert workspace.take(2, 3, like) is not workspace.take(2, 3, like)
+    with workspace.lend(6, like) as lent:
+        assert lent.device.type == "meta"
+    assert workspace._room is None
+
+
+def trained() -> tuple[LanguageModel, Tensor]:
+    config = one_of_each(2)[0]
+    model, ids_BT = build_model(config).eval(), random_ids(config, 2)
+    model(ids_BT, labels=ids_BT)
+    return model, ids_BT
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_copies_and_pickles_are_empty(again: Callable[[LanguageModel], LanguageModel]) -> None:
+    model, ids_BT = trained()
+    assert model.workspace._room is not None
+    other = again(model)
+    assert other.workspace._room is None
+    assert torch.equal(other(ids_BT, labels=ids_BT).loss, model(ids_BT, labels=ids_BT).loss)
+
+
+def test_a_model_holds_as_much_as_its_memory_plan_says_until_it_is_released() -> None:
+    model, ids_BT = trained()
+    room = model.workspace._room
+    assert room is not None
+    assert len(room) <= model.config.vocab_size * most_head_rows(ids_BT.numel(), model.config.vocab_size, 4, "cpu")
+    model.workspace.release()
+    assert model.workspace._room is None
+
+
+def test_threads_that_ask_one_model_do_not_disturb_each_other() -> None:
+    model, ids_BT = trained()
+    batches = [ids_BT.roll(shift, dims=1) for shift in range(4)]
+    expected = [model(ids, labels=ids).loss.item() for ids in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(25):
+            assert list(pool.map(lambda ids: model(ids, labels=ids).loss.item(), batches)) == expected
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])

@@ -116,5 +116,5 @@ def test_the_processor_is_named_as_the_system_names_it(tmp_path: Path, monkeypat
         "processor\t: 0\nmodel name\t: Fast (R) 9: 2 GHz\n\nmodel name\t: another\n", encoding="utf-8"
     )
     for has_amx, name in ((False, "Fast (R) 9: 2 GHz"), (True, "Fast (R) 9: 2 GHz with AMX")):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has_amx=has_amx: has_amx)
+        monkeypatch.setattr(devices, "_computes_with_amx", lambda has_amx=has_amx: has_amx)
         assert devices.describe_device(CPU) == name

@@ -48,7 +48,7 @@ def test_checkpointed_layers_look_each_time_they_compute(monkeypatch: pytest.Mon
     config = dataclasses.replace(one_of_each()[0], num_layers=3)
     model = build_model(config)
     model.checkpoint_layers = True
-    idle_memory.hand_back_between_layers(model, 7, torch.device("cpu"))
+    idle_memory.hand_back_between_layers(model, lambda: 7, torch.device("cpu"))
     ids_BT = random_ids(config)
     loss = model(ids_BT, targets=ids_BT).loss
     assert looked == [7] * 3

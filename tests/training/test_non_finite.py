@@ -123,7 +123,7 @@ def make_trainer(setting: Setting, tmp_path: Path) -> Any:
             coupling=CouplingHistory(tmp_path / "coupling.npz", None),
             stop=StopRequest(),
             progress=Progress(),
-            planned_bytes=2**40,
+            plan_bytes=lambda _: 2**40,
             on_new_config=lambda config: None,
         )
 

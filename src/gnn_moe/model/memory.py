@@ -20,6 +20,8 @@ from gnn_moe.model.size import coupler_shape, model_size
 _PARAMETER_BYTES = 4
 LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**30}
 """Of the logits that one product of the head makes: fewer would add up the weight's gradient more often."""
+HEAD_ROWS_MULTIPLE = 64
+"""Rows of a product of the head are a multiple of this: a CPU keeps kernels for every shape that it has seen."""
 PIECE_ROWS, PIECE_ROWS_MULTIPLE = 512, 64
 """Rows that the FFN of a control computes at once on a CPU, and a multiple that the last ones are filled up to."""
 _PROCESS_BYTES = 425 * 2**20
@@ -115,6 +117,20 @@ def largest_micro_batch(
     return next((rows for rows in sizes if fits(rows)), 1)
 
 
+def most_head_rows(tokens: int, vocabulary: int, number_bytes: int, device_type: str) -> int:
+    """Rows of logits that are made at once at most, of so many tokens or fewer."""
+    limit = LOGITS_BYTES.get(device_type, LOGITS_BYTES["cuda"])
+    fitting = limit // (vocabulary * number_bytes) // HEAD_ROWS_MULTIPLE * HEAD_ROWS_MULTIPLE
+    return min(tokens, max(HEAD_ROWS_MULTIPLE, fitting))
+
+
+def head_rows_at_once(tokens: int, vocabulary: int, number_bytes: int, device_type: str) -> int:
+    """Rows of a piece where all tokens go in as few pieces as may be, alike but for the last, of multiples of 64."""
+    most = max(1, most_head_rows(tokens, vocabulary, number_bytes, device_type))
+    pieces = max(1, math.ceil(tokens / most))
+    return max(1, math.ceil(tokens / pieces / HEAD_ROWS_MULTIPLE)) * HEAD_ROWS_MULTIPLE
+
+
 @dataclass(frozen=True, kw_only=True)
 class PeakMemory:
     """Bytes at the fullest moment of a training step."""
@@ -172,8 +188,8 @@ def kept_bytes(config: ModelConfig, workload: Workload) -> int:
 
 def _logits_bytes(config: ModelConfig, workload: Workload) -> int:
     """Of the logits that are there at a time; a CPU keeps their room between the steps."""
-    most = LOGITS_BYTES.get(workload.device_type, LOGITS_BYTES["cuda"])
-    return min(most, workload.number_bytes * config.vocab_size * workload.tokens)
+    rows = most_head_rows(workload.tokens, config.vocab_size, workload.number_bytes, workload.device_type)
+    return workload.number_bytes * config.vocab_size * rows
 
 
 def _working_bytes(config: ModelConfig, workload: Workload) -> int:

@@ -7,23 +7,41 @@ torch's own allocator keeps what is freed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 
 class Workspace:
-    """Room for one tensor at a time; what it held before is overwritten."""
+    """Room for one borrower at a time; what it held before is overwritten. Copies and pickles of it are empty."""
 
     def __init__(self) -> None:
         self._room: Tensor | None = None
 
-    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """(rows, columns) contiguous numbers of any value, in the type and on the device of `like`."""
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        return Workspace, ()
+
+    @contextmanager
+    def lend(self, numbers: int, like: Tensor) -> Iterator[Tensor]:
+        """(numbers,) numbers of any value, in the type and on the device of `like`, for as long as the context lasts.
+
+        Whoever asks while the room is lent, from another thread, gets memory of its own.
+        """
         if like.device.type != "cpu":
-            return like.new_empty(rows, columns)
-        numbers = rows * columns
-        if self._room is None or self._room.dtype != like.dtype or len(self._room) < numbers:
-            self._room = None  # before the new one is there
+            yield like.new_empty(numbers)
+            return
+        room, self._room = self._room, None
+        if room is None or room.dtype != like.dtype or len(room) < numbers:
+            room = None  # goes before the new one comes
             with torch.inference_mode(False):  # or training could not write to what an evaluation has made
-                self._room = torch.empty(numbers, dtype=like.dtype)
-        return self._room[:numbers].view(rows, columns)
+                room = torch.empty(numbers, dtype=like.dtype)
+        try:
+            yield room[:numbers]
+        finally:
+            self._room = room
+
+    def release(self) -> None:
+        """Gives the memory up."""
+        self._room = None

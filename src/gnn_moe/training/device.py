@@ -145,6 +145,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
+def _computes_with_amx() -> bool:
+    """Whether the processor has AMX and the system lets this process use it."""
+    return bool(torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx())
+
+
 def describe_device(device: torch.device) -> str:
     """The device's name for the record: the GPU's, or the processor's where the system tells it.
 
@@ -156,5 +161,5 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cpu" and processors.exists():
         for line in processors.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                return line.split(":", 1)[1].strip() + " with AMX" * torch.cpu._is_amx_tile_supported()
+                return line.split(":", 1)[1].strip() + " with AMX" * _computes_with_amx()
     return platform.processor() or str(device)

@@ -61,8 +61,8 @@ class Trainer:
     coupling: CouplingHistory
     stop: StopRequest
     progress: Progress
-    planned_bytes: int
-    """Of the process, as foretold: idle memory beyond it is handed back between steps."""
+    plan_bytes: Callable[[RunConfig], int]
+    """Of the process, as foretold for a config: idle memory beyond it is handed back between steps."""
     on_new_config: Callable[[RunConfig], None]
     """Called when the micro-batch had to be made smaller."""
     steps_between_reads: int = STEPS_BETWEEN_READS
@@ -74,6 +74,7 @@ class Trainer:
         self.steps_per_epoch = training.steps_per_epoch(len(self.train_samples))
         self.total_steps = training.count_steps(len(self.train_samples))
         self.device = self.accelerator.device
+        self.planned_bytes = self.plan_bytes(self.config)
         self.model.to(self.device)
         self.model.checkpoint_layers = training.activation_checkpointing
         self.optimiser = build_optimiser(self.model, training)
@@ -81,7 +82,7 @@ class Trainer:
         if training.compile:
             compile_layers(self.model)
         elif training.activation_checkpointing:  # what hands back is not for a compiler
-            hand_back_between_layers(self.model, self.planned_bytes, self.device)
+            hand_back_between_layers(self.model, lambda: self.planned_bytes, self.device)
         # 1 from the first step on whose loss or gradient is not finite: from then on the optimiser stands still.
         self.diverged = torch.zeros((), device=self.device)
         self.optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
@@ -161,6 +162,7 @@ class Trainer:
         now = math.ceil(was / 2)
         training = dataclasses.replace(self.config.training, micro_batch_size=now)
         self.config = dataclasses.replace(self.config, training=training)
+        self.planned_bytes = self.plan_bytes(self.config)
         # Of this moment: a run that is resumed computes every step in pieces of the size that it had.
         self.save()
         self.on_new_config(self.config)
@@ -236,6 +238,7 @@ class Trainer:
         # Outside the handler, whose traceback holds the step's tensors, as the cycles that it is part of do.
         gc.collect()
         self.prepared_optimiser.zero_grad()
+        self.model.workspace.release()
         release_freed_memory(self.device)
         restore_generators(before, self.device)
         return None
