@@ -164,14 +164,30 @@ class ProductRates:
             self._operand(product, *shape)
             for shape in ((product.m, product.k), (product.n, product.k), (product.m, product.n))
         )
-        # A linear map and its gradients: y = x Wᵀ, y W, and yᵀ x as torch computes it or xᵀ y as our head does: a limit
-        # has to be the faster of the two. Results land in made memory.
+        turned = weight.mT.contiguous()
+        # A linear map and its gradients: y = x Wᵀ, y W and yᵀ x or xᵀ y, the weight written either way round: a limit
+        # has to be of the fastest layout. Results land in made memory.
         passes: list[list[tuple[Tensor, Tensor, Tensor]]] = [
-            [(x, weight.mT, torch.empty_like(y))],
-            [(y, weight, torch.empty_like(x))],
-            [(y.mT, x, torch.empty_like(weight)), (x.mT, y, torch.empty_like(weight.mT.contiguous()))],
+            [(x, weight.mT, torch.empty_like(y)), (x, turned, torch.empty_like(y))],
+            [(y, weight, torch.empty_like(x)), (y, turned.mT, torch.empty_like(x))],
+            [(y.mT, x, torch.empty_like(weight)), (x.mT, y, torch.empty_like(turned))],
         ]
+        if (strips := self._strips(product)) > 1:
+            # The mix of few experts and its gradient by their results: P ⊗ I times the results in strips.
+            wide, results = x.repeat(strips, strips), turned.view(strips * product.k, -1)
+            passes[0].append((wide, results, torch.empty_like(results)))
+            passes[2].append((wide.mT, results, torch.empty_like(results)))
         return [min(self._best_of_two(partial(multiply, a, b, out=c)) for a, b, c in layouts) for layouts in passes]
+
+    def _strips(self, product: Product) -> int:
+        """Strips that the step takes this product in; 1 for a product that it takes as it is."""
+        import torch
+
+        from gnn_moe.model.propagation import strips_of
+
+        few = product.batch == 1 and product.m == product.k and self.device.type == "cpu"
+        strips = strips_of(product.m) if few and self.dtype == torch.bfloat16 else 1
+        return strips if product.n % strips == 0 else 1
 
     def _operand(self, product: Product, rows: int, columns: int) -> Tensor:
         """Numbers that look random, at the price of a copy."""

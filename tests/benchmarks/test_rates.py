@@ -15,7 +15,8 @@ from gnn_moe.config import ModelConfig, TrainingConfig
 from gnn_moe.model.size import model_size
 from tests.model.cases import each, every_config
 
-Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+Operands = tuple[tuple[int, ...], tuple[int, ...], bool]
+"""Shapes of both, and whether the rows of the second lie one after the other."""
 TRAINING = TrainingConfig(device="cpu", precision="fp32")
 
 
@@ -44,17 +45,18 @@ def test_the_best_time_counts_once_a_product() -> None:
 class Products:
     """In place of the clock: each product is computed, and takes what its operands' shapes say."""
 
-    def __init__(self, seconds: Mapping[Shapes, float], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds, self.seen = seconds, list[Shapes]()
+    def __init__(self, seconds: Mapping[Operands, float], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds, self.seen = seconds, list[Operands]()
         monkeypatch.setattr("gnn_moe.training.device.keep_freed_memory", lambda: None)
         monkeypatch.setattr(ProductRates, "_timed", lambda rates, multiply: self.timed(multiply))
         for name in ("mm", "bmm"):
             monkeypatch.setattr(torch, name, partial(self.multiply, getattr(torch, name)))
 
     def multiply(self, multiply: Any, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
-        self.seen.append((tuple(a.shape), tuple(b.shape)))
+        self.seen.append((tuple(a.shape), tuple(b.shape), b.is_contiguous()))
         assert out.is_contiguous()
-        assert torch.equal(multiply(a, b, out=out), a @ b)
+        # Rounded to bf16 the same product, whichever way round an operand lies.
+        torch.testing.assert_close(multiply(a, b, out=out), a @ b)
         return out
 
     def timed(self, multiply: Callable[[], object]) -> float:
@@ -62,23 +64,39 @@ class Products:
         return self.seconds[self.seen[-1]]
 
 
-@pytest.mark.parametrize(("as_torch", "as_our_head"), [(4.0, 3.0), (3.0, 4.0)])
+@pytest.mark.parametrize("slower", [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)])
 @pytest.mark.parametrize("batch", [1, 6])
-def test_each_pass_times_its_own_product_and_the_weight_gradient_in_its_faster_layout(
-    batch: int, as_torch: float, as_our_head: float, monkeypatch: pytest.MonkeyPatch
+def test_each_pass_times_its_own_product_in_the_faster_of_two_layouts(
+    batch: int, slower: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """m 3, k 4, n 5: no two of x Wᵀ, y W, yᵀ x and xᵀ y have operands of the same shapes."""
     first = (batch,) if batch > 1 else ()
+    layouts: list[list[Operands]] = [
+        [((*first, 3, 4), (*first, 4, 5), written) for written in (False, True)],
+        [((*first, 3, 5), (*first, 5, 4), written) for written in (True, False)],
+        [((*first, 5, 3), (*first, 3, 4), True), ((*first, 4, 3), (*first, 3, 5), True)],
+    ]
     seconds = {
-        ((*first, 3, 4), (*first, 4, 5)): 1.0,
-        ((*first, 3, 5), (*first, 5, 4)): 2.0,
-        ((*first, 5, 3), (*first, 3, 4)): as_torch,
-        ((*first, 4, 3), (*first, 3, 5)): as_our_head,
+        operands: number + 1.0 + 0.5 * (which == loser)
+        for number, (two, loser) in enumerate(zip(layouts, slower, strict=True))
+        for which, operands in enumerate(two)
     }
     products = Products(seconds, monkeypatch)
     rates = ProductRates([Product(name="a", batch=batch, m=3, k=4, n=5, count=1)], TRAINING)
     assert rates.run(1) == [[1.0, 2.0, 3.0]]
     assert set(products.seen) == set(seconds)
+
+
+def test_the_mix_of_few_experts_is_timed_in_the_strips_that_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 experts in bf16 fill a tile of 16 rows with 8 strips each."""
+    monkeypatch.setattr("gnn_moe.training.device.resolve_precision", lambda *_: "bf16")
+    strips: Operands = ((16, 16), (16, 4), True)
+    plain: list[Operands] = [((2, 2), (2, 32), False), ((2, 2), (2, 32), True), ((32, 2), (2, 2), True)]
+    gradient: list[Operands] = [((2, 32), (32, 2), True), ((2, 32), (32, 2), False)]
+    products = Products({strips: 1.0, **dict.fromkeys(plain, 3.0), **dict.fromkeys(gradient, 2.0)}, monkeypatch)
+    rates = ProductRates([Product(name="mix", m=2, k=2, n=32, count=1)], TRAINING)
+    assert rates.run(1) == [[1.0, 2.0, 1.0]]
+    assert set(products.seen) == {strips, *plain, *gradient}
 
 
 def test_every_product_is_timed_in_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:

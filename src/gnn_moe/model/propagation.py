@@ -32,6 +32,11 @@ def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
     return _product(propagation_EE, x_END)
 
 
+def strips_of(experts: int) -> int:
+    """Strips, a power of 2, that each expert's numbers are cut into to fill a tile; 1 where the experts fill it."""
+    return 1 << (_ROWS_OF_A_TILE // experts).bit_length() - 1 if experts <= _ROWS_OF_A_TILE else 1
+
+
 def _product(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
     return (propagation_EE.to(x_END.dtype) @ x_END.flatten(1)).view(x_END.shape)
 
@@ -44,7 +49,7 @@ def _product_in_strips(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
     nothing while these are finite. A step in which they are not is not taken.
     """
     experts, numbers = len(x_END), x_END[0].numel()
-    strips = 1 << (_ROWS_OF_A_TILE // experts).bit_length() - 1 if experts <= _ROWS_OF_A_TILE else 1
+    strips = strips_of(experts)
     if strips == 1 or numbers % strips or x_END.dtype != torch.bfloat16 or x_END.device.type != "cpu":
         return _product(propagation_EE, x_END)
     in_strips = torch.kron(propagation_EE.contiguous(), torch.eye(strips, dtype=propagation_EE.dtype)).to(x_END.dtype)
