@@ -216,7 +216,7 @@ class PlanArguments:
     """What `inspect --calibrate` foretells of runs, against what they then take."""
 
     case: str = "all"
-    """all, or one of wide-hgnn, split-experts, float32, packed-long, checkpointed."""
+    """all, or one of wide-hgnn, split-experts, float32, packed-long, checkpointed, seed-config1, longer."""
     common: Common = field(default_factory=Common)
 
     def unread(self) -> Unread:
