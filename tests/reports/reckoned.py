@@ -25,6 +25,7 @@ from gnn_moe.run_folder import RunFolder
 Floats = npt.NDArray[np.float64]
 LEVELS = (0.95, 0.975)
 """Of intervals: of one alone, and of the first of two after Holm."""
+ALPHAS = tuple(1 - level for level in LEVELS)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def numbers_of(runs: Path) -> set[str]:
         quantities += _of_point(some)
     pairs = itertools.combinations([_losses(some) for some in completed], 2)
     spreads = [np.std(one - other, ddof=1) for one, other in pairs]
-    quantities += [float(np.median(spreads)), _detectable(float(np.median(spreads)), 5)]
+    quantities += [float(np.median(spreads))]
+    quantities += [_detectable(float(np.median(spreads)), seeds, alpha) for seeds in range(5, 21) for alpha in ALPHAS]
     for one, other in itertools.permutations(completed, 2):
         quantities += _of_pair(one, other)
     quantities += _scaling(completed)
+    quantities += _comparisons_to_come(completed)
     return {form for quantity in quantities for form in _forms(float(quantity))}
 
 
@@ -104,9 +107,6 @@ def _of_point(records: Sequence[Record]) -> Iterator[float]:
     losses = _losses(records)
     yield from _mean_and_interval(losses)
     yield math.exp(losses.mean())
-    model = records[0].config.model
-    graph = model_size(dataclasses.replace(model, coupler_type="GNN")).training_flops_per_token
-    yield 2 * 5 * records[0].minutes * graph / model_size(model).training_flops_per_token
     for name, unit in (("bits_per_byte", 1), ("train_minutes", 1), ("peak_memory_bytes", 2**30)):
         if name in records[0].summary:
             yield np.mean([record.summary[name] for record in records]) / unit
@@ -174,14 +174,35 @@ def _mean_and_interval(values: Floats) -> Iterator[float]:
         yield from (values.mean() - half, values.mean() + half)
 
 
-def _detectable(spread: float, pairs: int) -> float:
-    """The true difference that a paired t test at 5 % finds 80 times in 100."""
-    limit = float(stats.t.ppf(0.975, pairs - 1))
+def _comparisons_to_come(points: Sequence[Sequence[Record]]) -> Iterator[float]:
+    """Minutes of all runs of a comparison of GNN, HGNN and mean at equal FLOPs, for 5 to 20 seeds.
+
+    A coupler goes at the speed (FLOPs a minute) of its own run of middle length, or else of the point it is made from.
+    """
+    for point in points:
+        speeds = dict.fromkeys(("GNN", "HGNN", "mean"), _speed(point))
+        for other in points:
+            if other[0].config.model.num_experts == point[0].config.model.num_experts:
+                speeds[other[0].config.model.coupler_type] = _speed(other)
+        graph = dataclasses.replace(point[0].config.model, coupler_type="GNN")
+        flops = model_size(graph).training_flops_per_token * point[0].summary["tokens"]
+        for seeds in range(5, 21):
+            yield sum(seeds * flops / speed for speed in speeds.values())
+
+
+def _speed(records: Sequence[Record]) -> float:
+    middle = sorted(records, key=lambda record: record.minutes)[len(records) // 2]
+    return float(model_size(middle.config.model).training_flops_per_token * middle.summary["tokens"] / middle.minutes)
+
+
+def _detectable(spread: float, pairs: int, alpha: float = 0.05) -> float:
+    """The true difference that a paired t test finds 80 times in 100."""
+    limit = float(stats.t.ppf(1 - alpha / 2, pairs - 1))
 
     def missing(away: float) -> float:
         return float(stats.nct.sf(limit, pairs - 1, away) + stats.nct.cdf(-limit, pairs - 1, away)) - 0.8
 
-    return float(optimize.brentq(missing, 0.1, 8)) * spread / math.sqrt(pairs)
+    return float(optimize.brentq(missing, 0.1, 6)) * spread / math.sqrt(pairs)
 
 
 def _forms(value: float) -> Iterator[str]:

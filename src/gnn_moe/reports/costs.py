@@ -91,10 +91,10 @@ def minutes_of_run(run: Run) -> float | None:
 
 
 def minutes_of_point(group: Group, point: Point) -> float | None:
-    """Mean minutes of training and evaluation, of the runs whose losses count."""
+    """Median minutes of training and evaluation, of the runs whose losses count: one busy hour does not move it."""
     runs = counted_runs(point, group.loss_name)
     found = [minutes for run in runs if (minutes := minutes_of_run(run)) is not None]
-    return math.fsum(found) / len(found) if found else None
+    return statistics.median(found) if found else None
 
 
 def minutes_in_words(group: Group, point: Point) -> str | None:
