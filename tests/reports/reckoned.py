@@ -145,6 +145,24 @@ def _of_pair(one: Sequence[Record], other: Sequence[Record]) -> Iterator[float]:
     yield 2 / 2 ** len(differences)
     yield _detectable(float(differences.std(ddof=1)), len(differences))
     yield one[0].minutes / other[0].minutes
+    reached = np.array([_to_one_loss(*pair) for pair in zip(one, other, strict=True)])
+    yield from np.median(reached, axis=0)
+    yield from np.exp(list(_mean_and_interval(np.log(reached[:, 0] / reached[:, 1]))))
+
+
+def _to_one_loss(*pair: Record) -> list[float]:
+    """Minutes of two runs of a seed to the loss that the worse of them reaches, on lines between evaluations."""
+    curves = [
+        np.array([(row["minutes"], row["reported_loss"]) for row in record.rows if row["kind"] == "eval"])
+        for record in pair
+    ]
+    target = max(curve[:, 1].min() for curve in curves)
+    found = []
+    for minutes, losses in (curve.T for curve in curves):
+        there = int(np.argmax(losses <= target))
+        line = slice(max(there - 1, 0), there + 1)
+        found.append(float(np.interp(-target, -losses[line], minutes[line])))
+    return found
 
 
 def _scaling(points: Sequence[Sequence[Record]]) -> Iterator[float]:

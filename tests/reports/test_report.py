@@ -30,7 +30,7 @@ def test_the_report_is_the_one_that_is_kept(name: str, tmp_path: Path) -> None:
 
 
 STATED = {"97.5", "4.50", "4.5", "0.9", "0.1", "0.05", "0.01"}
-"""Levels of intervals and tests, the margin of efficiency, what the seed's targets ask for: rules, not numbers of runs."""
+"""Levels of intervals, the margin of efficiency, what the seed's targets ask for: rules, no numbers of runs."""
 DRAWN = {"0.0006"}
 """p values by random permutations; that of these five orders of three is 1/6⁴ = 0.0008."""
 

@@ -209,7 +209,8 @@ def one_seed(table: Swept) -> Insight | None:
     return Insight(rule="one seed", sentence=sentence, evidence=evidence)
 
 
-RULES: tuple[Callable[[Swept], Insight | None], ...] = (
+Rule = Callable[[Swept], Insight | None]
+RULES: tuple[Rule, ...] = (
     best_value,
     edge,
     monotone,
@@ -220,6 +221,9 @@ RULES: tuple[Callable[[Swept], Insight | None], ...] = (
     one_seed,
 )
 """In the order in which a report has them."""
+FIRST_RULES: tuple[Rule, ...] = (best_value,)
+FURTHER_RULES: tuple[Rule, ...] = (edge, too_low, too_high, diminishing_returns, failures, one_seed, monotone)
+"""For the first page, as far as there is room."""
 
 
 def in_figures(found: Comparison) -> str:
