@@ -166,10 +166,14 @@ def _to_one_loss(*pair: Record) -> list[float]:
 
 
 def _scaling(points: Sequence[Sequence[Record]]) -> Iterator[float]:
-    """Rates for each doubling of minutes, how the last differs from the first, and the power laws."""
-    ordered = sorted(points, key=lambda some: some[0].minutes)
+    """Rates for each doubling of training FLOPs, how the last differs from the first, and the power laws."""
+
+    def flops(some: Sequence[Record]) -> float:
+        return float(model_size(some[0].config.model).training_flops_per_token * some[0].summary["tokens"])
+
+    ordered = sorted(points, key=flops)
     losses = np.array([_losses(some) for some in ordered])
-    doublings = np.diff(np.log2([some[0].minutes for some in ordered]))
+    doublings = np.diff(np.log2([flops(some) for some in ordered]))
     rates = np.diff(losses, axis=0) / doublings[:, None]
     yield from rates.mean(axis=1)
     yield from _mean_and_interval(rates[-1] - rates[0])

@@ -9,7 +9,7 @@ a search) are in one more table, of all points. Arms of a comparison are not her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
@@ -19,7 +19,7 @@ from gnn_moe.reports.insights import Insight, best_value, failures, insights_of,
 from gnn_moe.reports.interactions import Cell as Setting
 from gnn_moe.reports.interactions import interactions_of
 from gnn_moe.reports.reference import reference_blocks
-from gnn_moe.reports.returns import returns_of
+from gnn_moe.reports.returns import returns_of, why_no_returns
 from gnn_moe.reports.rows import Row, cells, columns
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.reports.swept import CLOSE, Efficiency, Entry, Ranking, Swept, most_efficient, rank
@@ -163,7 +163,7 @@ def _table(group: Group, field: str | None, points: Sequence[Point], swept: Swep
         caption=f"Losses and costs of {what}",
         columns=(*columns(group, titles), *added),
         rows=tuple(rows),
-        notes=_notes(group, points, efficiency),
+        notes=(*_notes(group, points, efficiency), *([] if field is None else _without_rates(swept))),
     )
 
 
@@ -183,6 +183,12 @@ def _rates(swept: Swept) -> dict[str, tuple[float | None, str]]:
     return first | {
         step.dearer.label: (step.rate, f"{numbers.difference(step.rate)} a doubling of {one}") for step in found.steps
     }
+
+
+def _without_rates(swept: Swept) -> Iterator[str]:
+    """Why the column of rates is empty."""
+    if (reason := why_no_returns(swept)) is not None:
+        yield f"No change for each doubling of cost is given: {reason}."
 
 
 def _marks(group: Group, row: Row, ranking: Ranking, efficiency: Efficiency) -> Cell:
