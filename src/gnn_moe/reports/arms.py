@@ -1,7 +1,8 @@
 """GNN against HGNN and every other arm: paired differences with intervals, and the verdicts.
 
-A comparison brings its own evidence, which is shown as it was weighed. Runs that are no comparison are paired here,
-seed by seed and with the same statistics, where points differ in nothing but the coupler or the architecture.
+A comparison brings its own evidence, which is shown as it was weighed, in words of now. Runs that are no comparison are
+paired here, seed by seed and with the same statistics, where points differ in nothing but the coupler or the
+architecture.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def arms_section(group: Group) -> Section:
 def weighed_of(group: Group) -> list[Weighed]:
     """The comparisons of studies, then those of loose runs."""
     of_studies = [_of_study(group, study) for study in group.studies if evidence_of(study) is not None]
-    loose = [_of_loose(group, points, number) for number, points in enumerate(_alike(group), 1)]
+    loose = [_of_loose(group, points, number) for number, points in enumerate(alike_but_for_coupler(group), 1)]
     return [*of_studies, *loose]
 
 
@@ -196,11 +197,11 @@ def _logarithms(name: str, minutes: Mapping[int, float]) -> Arm:
 
 def loose_comparisons(group: Group) -> list[tuple[Comparison, ...]]:
     """Points of no comparison that differ in their coupler or architecture alone, held against GNN or the first."""
-    return [_compared(group, points) for points in _alike(group)]
+    return [_compared(group, points) for points in alike_but_for_coupler(group)]
 
 
-def _alike(group: Group) -> list[list[Point]]:
-    """Those points, together where nothing else differs."""
+def alike_but_for_coupler(group: Group) -> list[list[Point]]:
+    """The points of no comparison, together where only their coupler or architecture differs; two kinds or more."""
     alike: dict[str, list[Point]] = {}
     for point in group.points:
         if point.arm is None or not _is_compared(group, point):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gnn_moe.reports.arms import KINDS, arms_section, weighed_of
+from gnn_moe.reports.arms import KINDS, alike_but_for_coupler, arms_section
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.coupling import coupling_section
@@ -69,7 +69,7 @@ def _sections(
     swept = swept_tables(group)
     recommended = recommend(group)
     # Of couplers the comparison of arms says it already.
-    told = [table for table in swept if table.field not in KINDS or not weighed_of(group)]
+    told = [table for table in swept if table.field not in KINDS or not alike_but_for_coupler(group)]
     return (
         overview_section(group, recommended, _said(told, FIRST_RULES), _said(told, FURTHER_RULES)),
         Section(
