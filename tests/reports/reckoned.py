@@ -116,6 +116,9 @@ def _of_point(records: Sequence[Record]) -> Iterator[float]:
     trained = np.array([[row for row in record.rows if row["kind"] == "train"][-1]["loss"] for record in records])
     yield trained.mean()
     yield from _mean_and_interval(losses - trained)
+    if "tokens_per_second" in records[0].summary:
+        speeds = [record.summary["tokens_per_second"] for record in records]
+        yield max(speeds) / min(speeds)
     if "final_train_loss" in records[0].summary:
         alike = np.array([[record.summary[f"final_{name}_loss"] for record in records] for name in ("train", "eval")])
         yield from alike.mean(axis=1)
@@ -144,10 +147,21 @@ def _of_pair(one: Sequence[Record], other: Sequence[Record]) -> Iterator[float]:
     yield float(stats.ttest_1samp(differences, 0).pvalue)
     yield 2 / 2 ** len(differences)
     yield _detectable(float(differences.std(ddof=1)), len(differences))
-    yield one[0].minutes / other[0].minutes
+    ratios = np.array([ours.minutes / theirs.minutes for ours, theirs in zip(one, other, strict=True)])
+    yield from np.exp(list(_mean_and_interval(np.log(ratios))))
     reached = np.array([_to_one_loss(*pair) for pair in zip(one, other, strict=True)])
     yield from np.median(reached, axis=0)
-    yield from np.exp(list(_mean_and_interval(np.log(reached[:, 0] / reached[:, 1]))))
+    logs = np.log(reached[:, 0] / reached[:, 1])
+    yield from np.exp(list(_mean_and_interval(logs)))
+    yield float(stats.ttest_1samp(logs, 0).pvalue)
+    yield math.exp(_detectable(float(logs.std(ddof=1)), len(logs)))
+    yield from _sign_flips(logs)
+
+
+def _sign_flips(values: Floats) -> Iterator[float]:
+    """The share of all ways to set the signs that give a mean at least as far from 0."""
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(values))))
+    yield float(np.mean(np.abs(signs @ values) >= abs(values.sum()) * (1 - 1e-12)))
 
 
 def _to_one_loss(*pair: Record) -> list[float]:
