@@ -25,6 +25,7 @@ from gnn_moe.run_folder import RunFolder
 Floats = npt.NDArray[np.float64]
 LEVELS = (0.95, 0.975)
 """Of intervals: of one alone, and of the first of two after Holm."""
+ALPHAS = tuple(1 - level for level in LEVELS)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def numbers_of(runs: Path) -> set[str]:
         quantities += _of_point(some)
     pairs = itertools.combinations([_losses(some) for some in completed], 2)
     spreads = [np.std(one - other, ddof=1) for one, other in pairs]
-    quantities += [float(np.median(spreads)), _detectable(float(np.median(spreads)), 5)]
+    quantities += [float(np.median(spreads))]
+    quantities += [_detectable(float(np.median(spreads)), seeds, alpha) for seeds in range(5, 21) for alpha in ALPHAS]
     for one, other in itertools.permutations(completed, 2):
         quantities += _of_pair(one, other)
     quantities += _scaling(completed)
+    quantities += _comparisons_to_come(completed)
     return {form for quantity in quantities for form in _forms(float(quantity))}
 
 
@@ -104,9 +107,6 @@ def _of_point(records: Sequence[Record]) -> Iterator[float]:
     losses = _losses(records)
     yield from _mean_and_interval(losses)
     yield math.exp(losses.mean())
-    model = records[0].config.model
-    graph = model_size(dataclasses.replace(model, coupler_type="GNN")).training_flops_per_token
-    yield 2 * 5 * records[0].minutes * graph / model_size(model).training_flops_per_token
     for name, unit in (("bits_per_byte", 1), ("train_minutes", 1), ("peak_memory_bytes", 2**30)):
         if name in records[0].summary:
             yield np.mean([record.summary[name] for record in records]) / unit
@@ -116,6 +116,9 @@ def _of_point(records: Sequence[Record]) -> Iterator[float]:
     trained = np.array([[row for row in record.rows if row["kind"] == "train"][-1]["loss"] for record in records])
     yield trained.mean()
     yield from _mean_and_interval(losses - trained)
+    if "tokens_per_second" in records[0].summary:
+        speeds = [record.summary["tokens_per_second"] for record in records]
+        yield max(speeds) / min(speeds)
     if "final_train_loss" in records[0].summary:
         alike = np.array([[record.summary[f"final_{name}_loss"] for record in records] for name in ("train", "eval")])
         yield from alike.mean(axis=1)
@@ -144,14 +147,47 @@ def _of_pair(one: Sequence[Record], other: Sequence[Record]) -> Iterator[float]:
     yield float(stats.ttest_1samp(differences, 0).pvalue)
     yield 2 / 2 ** len(differences)
     yield _detectable(float(differences.std(ddof=1)), len(differences))
-    yield one[0].minutes / other[0].minutes
+    ratios = np.array([ours.minutes / theirs.minutes for ours, theirs in zip(one, other, strict=True)])
+    yield from np.exp(list(_mean_and_interval(np.log(ratios))))
+    reached = np.array([_to_one_loss(*pair) for pair in zip(one, other, strict=True)])
+    yield from np.median(reached, axis=0)
+    logs = np.log(reached[:, 0] / reached[:, 1])
+    yield from np.exp(list(_mean_and_interval(logs)))
+    yield float(stats.ttest_1samp(logs, 0).pvalue)
+    yield math.exp(_detectable(float(logs.std(ddof=1)), len(logs)))
+    yield from _sign_flips(logs)
+
+
+def _sign_flips(values: Floats) -> Iterator[float]:
+    """The share of all ways to set the signs that give a mean at least as far from 0."""
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(values))))
+    yield float(np.mean(np.abs(signs @ values) >= abs(values.sum()) * (1 - 1e-12)))
+
+
+def _to_one_loss(*pair: Record) -> list[float]:
+    """Minutes of two runs of a seed to the loss that the worse of them reaches, on lines between evaluations."""
+    curves = [
+        np.array([(row["minutes"], row["reported_loss"]) for row in record.rows if row["kind"] == "eval"])
+        for record in pair
+    ]
+    target = max(curve[:, 1].min() for curve in curves)
+    found = []
+    for minutes, losses in (curve.T for curve in curves):
+        there = int(np.argmax(losses <= target))
+        line = slice(max(there - 1, 0), there + 1)
+        found.append(float(np.interp(-target, -losses[line], minutes[line])))
+    return found
 
 
 def _scaling(points: Sequence[Sequence[Record]]) -> Iterator[float]:
-    """Rates for each doubling of minutes, how the last differs from the first, and the power laws."""
-    ordered = sorted(points, key=lambda some: some[0].minutes)
+    """Rates for each doubling of training FLOPs, how the last differs from the first, and the power laws."""
+
+    def flops(some: Sequence[Record]) -> float:
+        return float(model_size(some[0].config.model).training_flops_per_token * some[0].summary["tokens"])
+
+    ordered = sorted(points, key=flops)
     losses = np.array([_losses(some) for some in ordered])
-    doublings = np.diff(np.log2([some[0].minutes for some in ordered]))
+    doublings = np.diff(np.log2([flops(some) for some in ordered]))
     rates = np.diff(losses, axis=0) / doublings[:, None]
     yield from rates.mean(axis=1)
     yield from _mean_and_interval(rates[-1] - rates[0])
@@ -174,14 +210,35 @@ def _mean_and_interval(values: Floats) -> Iterator[float]:
         yield from (values.mean() - half, values.mean() + half)
 
 
-def _detectable(spread: float, pairs: int) -> float:
-    """The true difference that a paired t test at 5 % finds 80 times in 100."""
-    limit = float(stats.t.ppf(0.975, pairs - 1))
+def _comparisons_to_come(points: Sequence[Sequence[Record]]) -> Iterator[float]:
+    """Minutes of all runs of a comparison of GNN, HGNN and mean at equal FLOPs, for 5 to 20 seeds.
+
+    A coupler goes at the speed (FLOPs a minute) of its own run of middle length, or else of the point it is made from.
+    """
+    for point in points:
+        speeds = dict.fromkeys(("GNN", "HGNN", "mean"), _speed(point))
+        for other in points:
+            if other[0].config.model.num_experts == point[0].config.model.num_experts:
+                speeds[other[0].config.model.coupler_type] = _speed(other)
+        graph = dataclasses.replace(point[0].config.model, coupler_type="GNN")
+        flops = model_size(graph).training_flops_per_token * point[0].summary["tokens"]
+        for seeds in range(5, 21):
+            yield sum(seeds * flops / speed for speed in speeds.values())
+
+
+def _speed(records: Sequence[Record]) -> float:
+    middle = sorted(records, key=lambda record: record.minutes)[len(records) // 2]
+    return float(model_size(middle.config.model).training_flops_per_token * middle.summary["tokens"] / middle.minutes)
+
+
+def _detectable(spread: float, pairs: int, alpha: float = 0.05) -> float:
+    """The true difference that a paired t test finds 80 times in 100."""
+    limit = float(stats.t.ppf(1 - alpha / 2, pairs - 1))
 
     def missing(away: float) -> float:
         return float(stats.nct.sf(limit, pairs - 1, away) + stats.nct.cdf(-limit, pairs - 1, away)) - 0.8
 
-    return float(optimize.brentq(missing, 0.1, 8)) * spread / math.sqrt(pairs)
+    return float(optimize.brentq(missing, 0.1, 6)) * spread / math.sqrt(pairs)
 
 
 def _forms(value: float) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.cost import cost_section
-from gnn_moe.reports.costs import PARAMETERS, front_points, pareto_front, scaling_families
+from gnn_moe.reports.costs import FLOPS, PARAMETERS, front_points, pareto_front, scaling_families
 from gnn_moe.reports.numbers import short
 from tests.reports.made_runs import figures, group_of, hrefs, rendered, tables, words, write_run
 
@@ -125,6 +125,27 @@ def test_points_that_differ_in_more_than_sizes_share_no_law(tmp_path: Path) -> N
     for number, (width, rate) in enumerate([(16, 0.1), (32, 0.2), (64, 0.3)]):
         write_run(tmp_path / f"r{number}", embed_dim=width, learning_rate=rate)
     assert "No scaling is fitted: no two points differ in their sizes alone." in words(cost_section(group_of(tmp_path)))
+
+
+def test_how_long_a_model_trained_is_no_size_of_it(tmp_path: Path) -> None:
+    """Widths swept at 1 and at 4 epochs: a law of parameters each, and one of FLOPs through all; batches never mix."""
+    for epochs in (1, 4):
+        for width in (16, 32, 64):
+            write_run(
+                tmp_path / f"w{width}-{epochs}",
+                embed_dim=width,
+                epochs=epochs,
+                loss=9.0 * width**-0.1 / epochs,
+                summary={"total_parameters": 1000.0 * width, "tokens": 1000 * epochs},
+            )
+    of_parameters = scaling_families(group_of(tmp_path), PARAMETERS)
+    assert [(family.label, len(family.points)) for family in of_parameters] == [("epochs 1", 3), ("epochs 4", 3)]
+    assert [family.fit.exponent for family in of_parameters] == pytest.approx([-0.1, -0.1])
+    (of_flops,) = scaling_families(group_of(tmp_path), FLOPS)
+    assert len(of_flops.points) == 6
+    for width in (16, 32, 64):
+        write_run(tmp_path / f"b{width}", embed_dim=width, epochs=4, batch_size=64, loss=3.0)
+    assert sorted(len(family.points) for family in scaling_families(group_of(tmp_path), FLOPS)) == [3, 6]
 
 
 def test_two_sizes_are_no_law_and_the_reason_is_given(tmp_path: Path) -> None:

@@ -199,6 +199,28 @@ def test_a_change_of_rate_is_tested_by_seed() -> None:
     assert "which may be none" in said(TABLES["noise"], "diminishing returns").sentence
 
 
+def test_diminishing_returns_are_claimed_where_seeds_show_them_and_else_only_of_the_means() -> None:
+    means = {2: 4.6, 4: 4.5, 8: 4.45}
+    shown = said(seeds(means, (1, 2, 4)), "diminishing returns").sentence
+    assert "in the means each doubling buys less than the one before" in shown
+    assert shown.endswith("6 seeds in common): diminishing returns.")
+    noisy = next(
+        found.sentence
+        for draw in range(50)
+        if (found := said(seeds(means, (1, 2, 4), noise=0.1, draw=draw), "diminishing returns")).evidence["trend"]
+        == "diminishing"
+        and found.evidence["verdict"] == "no evidence"
+    )
+    assert "in the means each doubling buys less" in noisy
+    assert "diminishing" not in noisy
+
+
+def test_returns_go_by_flops_and_not_by_a_busy_machine() -> None:
+    busy = seeds({2: 4.6, 4: 4.5, 8: 4.45}, (1, 9, 4), flops=(1e12, 2e12, 4e12))
+    found = said(busy, "diminishing returns")
+    assert "for each doubling of training FLOPs, from num_experts 2 to 4" in found.sentence
+
+
 def test_a_field_that_costs_nothing_has_no_returns() -> None:
     """Minutes differ by chance where FLOPs are equal."""
     assert "diminishing returns" not in rules(seeds(FALLING, DOUBLED, flops=(1e12, 1e12, 1e12, 1e12)))

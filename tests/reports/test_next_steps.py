@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,14 @@ def test_minutes_go_with_flops_and_memory_is_that_of_the_plan(tmp_path: Path) ->
     ratio = model_size(found.config.model).training_flops_per_token / model_size(tried).training_flops_per_token
     assert found.minutes == pytest.approx(8 * ratio)
     assert found.memory_bytes == plan_memory(found.config).peak.total
+
+
+def test_one_slow_seed_does_not_move_the_minutes_to_expect(tmp_path: Path) -> None:
+    write_curve(tmp_path, "num_experts", (2, 4, 8), lambda value, _: 5 - value / 100, minutes=float)
+    before = expected(tmp_path).minutes
+    path = tmp_path / "8-2" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"train_minutes": 800.0}))
+    assert expected(tmp_path).minutes == before
 
 
 def test_minutes_go_with_tokens(tmp_path: Path) -> None:

@@ -108,7 +108,19 @@ def test_one_seed_is_only_the_lowest_and_links_lead_to_its_run(tmp_path: Path) -
     for name in ("Seeds", "Eval loss", "Perplexity", "Training time (min)", "Peak memory (GiB)"):
         assert links(rows[0][name]) == [str(tmp_path)]
     assert any("with one seed" in note for note in map(str, table.notes))
-    assert re.fullmatch(r"−0\.\d{4} a doubling of minutes", words(rows[2]["For its cost"]))
+    assert re.fullmatch(r"−0\.\d{4} a doubling of FLOPs", words(rows[2]["For its cost"]))
+
+
+def test_an_empty_column_of_rates_has_its_reason() -> None:
+    made = experts(4.6, 4.5, 4.4, seeds=1)
+    assert not any("each doubling of cost" in str(note) for note in table_of(made).notes)
+    two = [run({"num_experts": 8}, 1, 4.3, values={"training_flops_per_token": 6_000_000 * 4.1})]
+    near = group(["num_experts"], [*(point.runs for point in made.points[:2]), two])
+    assert "No change for each doubling of cost is given: 4 and 8 take about the same training FLOPs, so neither " in (
+        " ".join(map(str, table_of(near).notes))
+    )
+    few = " ".join(map(str, table_of(experts(4.6, 4.5)).notes))
+    assert "No change for each doubling of cost is given: that takes the losses of three values." in few
 
 
 def test_each_seed_leads_to_its_own_run() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from gnn_moe.studies.statistics import (
     minimum_detectable_difference,
     t_interval,
 )
-from gnn_moe.studies.verdicts import Arm, Comparison, compare, in_words, pair_by_seed
+from gnn_moe.studies.verdicts import Arm, Comparison, compare, comparison_from, in_words, pair_by_seed, shortly
 
 DRAWS = 5_000
 NULL = "no evidence"
@@ -240,6 +241,25 @@ def test_the_order_of_seeds_changes_nothing(pairs: list[tuple[float, float]]) ->
     one, other = (arm(name, losses) for name, losses in zip("ab", zip(*pairs, strict=True), strict=True))
     turned = replace(other, seeds=other.seeds[::-1], losses=other.losses[::-1])
     assert compared(one, turned) == compared(one, other)
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 2, 5, 20])
+def test_a_comparison_comes_back_from_its_record_as_it_was(seeds: int) -> None:
+    """Through JSON, with intervals, without them, and with a bootstrap from 20 seeds."""
+    baseline, *others = runs(seeds, (-0.05, 0.0), generator=np.random.default_rng(1))
+    for found in compared(baseline, *others):
+        record = json.loads(json.dumps(asdict(found)))
+        assert comparison_from(record) == found
+
+
+def test_a_ratio_of_minutes_in_words() -> None:
+    logs = np.log((1.4, 1.5, 1.6))
+    (found,) = compared(arm("gnn", np.zeros(3)), arm("hgnn", logs), tried=2)
+    low, high = np.exp(stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs)))
+    assert shortly(found, of_ratio=True) == (
+        "hgnn reaches a loss that both reach later than gnn: "
+        f"1.5 times its minutes (95 % interval {low:.3g} to {high:.3g}); 3 seeds in common"
+    )
 
 
 def test_a_comparison_in_words() -> None:

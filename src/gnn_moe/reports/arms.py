@@ -1,24 +1,32 @@
 """GNN against HGNN and every other arm: paired differences with intervals, and the verdicts.
 
-A comparison brings its own evidence, which is shown as it was weighed. Runs that are no comparison are paired here,
-seed by seed and with the same statistics, where points differ in nothing but the coupler or the architecture.
+A comparison brings its own evidence, which is shown as it was weighed, in words of now. Runs that are no comparison are
+paired here, seed by seed and with the same statistics, where points differ in nothing but the coupler or the
+architecture.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gnn_moe.reports import numbers
-from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table
+from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
+from gnn_moe.reports.document import Block, Paragraph, Section, Span, spans
+from gnn_moe.reports.marks import counted_runs, seed_links
+from gnn_moe.reports.rows import LOSS_IN_WORDS
 from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.reports.weighed import ArmRow, Asked, Weighed, section_of
+from gnn_moe.studies.evidence import LOG_MINUTES, Curve, minutes_to_one_loss, read_minute_curves
 from gnn_moe.studies.results import StudyResults
-from gnn_moe.studies.verdicts import Arm, Comparison, compare, in_words
+from gnn_moe.studies.statistics import mean_estimate
+from gnn_moe.studies.verdicts import Arm, Comparison, compare, compare_pairs, comparison_from
 
 KINDS = ("architecture", "coupler_type")
 """Fields whose values are arms where nothing else differs."""
@@ -41,42 +49,26 @@ _FIRST = "GNN"
 _SEED = 0
 """Of the draws that statistics beyond 20 seeds need."""
 
-_CELL_COLUMNS = (
-    Column(title="arm", numeric=False),
-    Column(title="seeds", explains="completed runs, each a link to its record"),
-    Column(
-        title="loss", explains="nats a token on the half of the evaluation text that chose nothing, mean over seeds"
-    ),
-    Column(title="95 % interval", explains="t interval of that mean over seeds"),
-    Column(title="parameters"),
-    Column(title="steps"),
-    Column(title="training FLOPs", explains="mean over seeds"),
-    Column(title="minutes", explains="training and evaluation, mean over seeds"),
-)
-_PAIR_COLUMNS = (
-    Column(title="arm", numeric=False),
-    Column(title="against", numeric=False),
-    Column(title="difference", explains="mean over seeds of the arm's value minus the other's"),
-    Column(title="interval", explains="paired t, at the level at which Holm over all arms tested it"),
-    Column(title="seeds"),
-    Column(title="p after Holm", explains="paired t, two-sided"),
-    Column(title="verdict", numeric=False),
-)
-
 
 def arms_section(group: Group) -> Section:
     """All that was compared."""
-    sections = [_study_section(group, study) for study in group.studies if evidence_of(study) is not None]
-    unfinished = [
+    unfinished = tuple(
         Paragraph(f"{study.values['study']}: not every point has an outcome yet, so nothing is weighed.", "warning")
         for study in group.studies
         if study.values["comparison"] and evidence_of(study) is None
-    ]
-    loose = [_loose_block(found) for found in loose_comparisons(group)]
-    blocks: tuple[Block, ...] = (*unfinished, *loose)
+    )
+    sections = tuple(section_of(each) for each in weighed_of(group))
+    blocks: tuple[Block, ...] = unfinished
     if not blocks and not sections:
         blocks = (Paragraph("Nothing was compared: no two of these points differ in their coupler alone.", "note"),)
-    return Section(title="Arms compared", anchor="arms", blocks=blocks, sections=tuple(sections))
+    return Section(title="Arms compared", anchor="arms", blocks=blocks, sections=sections)
+
+
+def weighed_of(group: Group) -> list[Weighed]:
+    """The comparisons of studies, then those of loose runs."""
+    of_studies = [_of_study(group, study) for study in group.studies if evidence_of(study) is not None]
+    loose = [_of_loose(group, points, number) for number, points in enumerate(alike_but_for_coupler(group), 1)]
+    return [*of_studies, *loose]
 
 
 def evidence_of(study: StudyResults) -> Mapping[str, Any] | None:
@@ -86,90 +78,135 @@ def evidence_of(study: StudyResults) -> Mapping[str, Any] | None:
     return found
 
 
-def _study_section(group: Group, study: StudyResults) -> Section:
+def _of_study(group: Group, study: StudyResults) -> Weighed:
+    """As it was weighed: the stored values, in words of now."""
     found, name = evidence_of(study), str(study.values["study"])
     assert found is not None
-    runs = {run.name: run for run in group.runs if run.study == name}
+    points = {point.arm: point for point in group.points if point.arm and any(run.study == name for run in point.runs)}
     comparison = study.values["comparison"]
-    budget = f"Equal {comparison['budget']}; {comparison['first']} is what the others are held against."
-    notes: list[Block] = [Paragraph(note, "warning") for note in found["notes"]]
-    if study.values.get("note"):
-        notes.insert(0, Paragraph(str(study.values["note"]), "warning"))
-    return Section(
+    asked = []
+    for each in found["questions"]:
+        verdicts = tuple(map(comparison_from, each["verdicts"]))
+        question = Asked(asks=each["asks"], unit=each["unit"], verdicts=verdicts)
+        asked.append(_timed(group, question, points) if question.of_ratio else question)
+    return Weighed(
         title=f"Comparison {name}",
         anchor=f"arms-{_slug(name)}",
-        blocks=(
-            Paragraph(budget),
-            Table(caption="Arms", columns=_CELL_COLUMNS, rows=tuple(_cell_row(each, runs) for each in found["cells"])),
-            *notes,
-        ),
-        sections=tuple(_question_section(each, f"{_slug(name)}-{n}") for n, each in enumerate(found["questions"])),
+        how=f"Equal {comparison['budget']}; {comparison['first']} is what the others are held against.",
+        loss=LOSS_IN_WORDS[group.loss_name],
+        arms=tuple(_stored_arm(group, cell, points.get(cell["label"])) for cell in found["cells"]),
+        questions=tuple(asked),
+        warnings=(*([str(study.values["note"])] if study.values.get("note") else []), *found["notes"]),
+        notes=tuple(f"{said}." for point in points.values() if (said := unsteady(group, point)) is not None),
     )
 
 
-def _cell_row(cell: Mapping[str, Any], runs: Mapping[str, Run]) -> tuple[Cell, ...]:
-    estimate = cell["estimate"]
-    interval = estimate and estimate["interval"]
-    links = tuple(_linked(seed, cell["label"], runs) for seed in cell["seeds"])
-    spaced = [piece for link in links for piece in (" ", link)][1:]
+def _stored_arm(group: Group, cell: Mapping[str, Any], point: Point | None) -> ArmRow:
+    runs = () if point is None else tuple(run for run in point.runs if run.seed in cell["seeds"])
+    seeds = [*spans(seed_links(runs))] if runs else [Span(" ".join(map(str, cell["seeds"])) or "none")]
     if cell["left_out"]:
-        spaced.append(f" ({len(cell['left_out'])} left out)")
-    flops, minutes = cell["training_flops"], cell["minutes"]
-    return (
-        Cell(cell["label"], cell["label"]),
-        Cell(tuple(spaced) or "none", len(cell["seeds"])),
-        Cell(numbers.loss(estimate["mean"]) if estimate else "", estimate and estimate["mean"]),
-        Cell(
-            f"{numbers.loss(interval['low'])} to {numbers.loss(interval['high'])}" if interval else "",
-            interval and interval["low"],
-        ),
-        Cell(f"{cell['parameters']:,}" if cell["parameters"] else "", cell["parameters"]),
-        Cell(f"{cell['steps']:.0f}" if cell["steps"] else "", cell["steps"]),
-        Cell(numbers.scientific(flops) if flops else "", flops),
-        Cell(numbers.minutes(minutes) if minutes is not None else "", minutes),
+        seeds.append(Span(f" ({len(cell['left_out'])} left out)"))
+    return ArmRow(
+        label=cell["label"],
+        seeds=tuple(seeds),
+        count=len(cell["seeds"]),
+        estimate=mean_estimate(cell["losses"]) if cell["losses"] else None,
+        parameters=cell["parameters"],
+        steps=cell["steps"],
+        flops=cell["training_flops"],
+        minutes=None if point is None else minutes_of_point(group, point),
     )
 
 
-def _linked(seed: int, label: str, runs: Mapping[str, Run]) -> Span:
-    run = next((each for each in runs.values() if each.seed == seed and each.arm == label), None)
-    return Span(str(seed), href=None if run is None or run.folder is None else str(run.folder))
-
-
-def _question_section(question: Mapping[str, Any], slug: str) -> Section:
-    rows = tuple(_pair_row(verdict) for verdict in question["verdicts"])
-    return Section(
-        title=question["asks"],
-        anchor=f"arms-{slug}",
-        blocks=(
-            Bullets(tuple(question["sentences"])),
-            Table(caption=f"{question['asks']} ({question['unit']})", columns=_PAIR_COLUMNS, rows=rows),
-        ),
+def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
+    """The same of runs that no study compared."""
+    losses = _compared(group, points)
+    named = {arm.name: point for arm, point in zip(_arms(group, points), _ordered(points), strict=True)}
+    asked = [Asked(asks="Which has the lower loss?", unit="nats a token", verdicts=losses)]
+    curves, missing = {}, []
+    for name, point in named.items():
+        curves[name], unread = _curves(group, point)
+        missing += [f"Left out of the minutes to one loss: {name}, seed {seed}: {why}" for seed, why in unread.items()]
+    first, *others = named
+    reached = [minutes_to_one_loss(curves[first], curves[other]) for other in others]
+    if any(minutes for minutes, _ in reached):
+        pairs = [
+            (_logarithms(first, ours), _logarithms(other, theirs))
+            for other, (ours, theirs) in zip(others, reached, strict=True)
+        ]
+        generator = np.random.default_rng(_SEED)
+        verdicts = compare_pairs(pairs, configurations_tried=max(len(group.points), len(named)), generator=generator)
+        question = Asked(asks="Which reaches one loss sooner?", unit=LOG_MINUTES, verdicts=verdicts)
+        asked.append(_timed(group, question, named))
+    return Weighed(
+        title=", ".join(named),
+        anchor=f"arms-runs-{number}",
+        how=f"Runs that differ in nothing but their coupler; {first} is what the others are held against.",
+        loss=LOSS_IN_WORDS[group.loss_name],
+        arms=tuple(_loose_arm(group, name, point) for name, point in named.items()),
+        questions=tuple(asked),
+        warnings=tuple(missing),
+        notes=tuple(f"{said}." for point in named.values() if (said := unsteady(group, point)) is not None),
     )
 
 
-def _pair_row(verdict: Mapping[str, Any]) -> tuple[Cell, ...]:
-    mean, interval, p = verdict["mean_difference"], verdict["decision_interval"], verdict["holm_p_value"]
-    return (
-        Cell(verdict["arm"], verdict["arm"]),
-        Cell(verdict["baseline"], verdict["baseline"]),
-        Cell(numbers.difference(mean), mean),
-        Cell(
-            f"{numbers.difference(interval['low'])} to {numbers.difference(interval['high'])}" if interval else "",
-            interval and interval["low"],
-        ),
-        Cell(f"{len(verdict['pairs']['seeds'])}", len(verdict["pairs"]["seeds"])),
-        Cell("" if p is None else numbers.probability(p), p),
-        Cell(Span(verdict["verdict"], strong=verdict["verdict"] != "no evidence"), verdict["verdict"]),
+def _loose_arm(group: Group, name: str, point: Point) -> ArmRow:
+    runs = counted_runs(point, group.loss_name)
+
+    def mean(of: Callable[[Run], float | None]) -> float | None:
+        found = [value for run in runs if (value := of(run)) is not None]
+        return math.fsum(found) / len(found) if found else None
+
+    return ArmRow(
+        label=name,
+        seeds=seed_links(runs),
+        count=len(runs),
+        estimate=point.estimate(group.loss_name),
+        parameters=next((found for run in runs if (found := parameters_of_run(run)) is not None), None),
+        steps=mean(lambda run: run.number("steps")),
+        flops=mean(flops_of_run),
+        minutes=minutes_of_point(group, point),
     )
+
+
+def _timed(group: Group, question: Asked, points: Mapping[str, Point]) -> Asked:
+    """A question about minutes with the minutes themselves, where the curves are here, and what makes them doubtful."""
+    minutes = {}
+    for each in question.verdicts:
+        arms = [points.get(name) for name in (each.baseline, each.arm)]
+        first, arm = ({} if point is None else _curves(group, point, each.pairs.seeds)[0] for point in arms)
+        reached = minutes_to_one_loss(first, arm)
+        if reached[0]:
+            theirs, ours = (statistics.median(found.values()) for found in reached)
+            minutes[each.arm] = (ours, theirs)
+    busy = {name: said for name, point in points.items() if (said := unsteady(group, point)) is not None}
+    return dataclasses.replace(question, minutes=minutes, busy=busy)
+
+
+def _curves(
+    group: Group, point: Point, seeds: Collection[int] | None = None
+) -> tuple[dict[int, Curve], dict[int, str]]:
+    """The curves of the runs that count, of some seeds or all, and why one cannot be read; both by seed."""
+    runs = [run for run in counted_runs(point, group.loss_name) if seeds is None or run.seed in seeds]
+    return read_minute_curves({run.seed: run.folder for run in runs if run.folder is not None})
+
+
+def _logarithms(name: str, minutes: Mapping[int, float]) -> Arm:
+    return Arm(name=name, seeds=tuple(minutes), losses=tuple(map(math.log, minutes.values())))
 
 
 def loose_comparisons(group: Group) -> list[tuple[Comparison, ...]]:
     """Points of no comparison that differ in their coupler or architecture alone, held against GNN or the first."""
+    return [_compared(group, points) for points in alike_but_for_coupler(group)]
+
+
+def alike_but_for_coupler(group: Group) -> list[list[Point]]:
+    """The points of no comparison, together where only their coupler or architecture differs; two kinds or more."""
     alike: dict[str, list[Point]] = {}
     for point in group.points:
         if point.arm is None or not _is_compared(group, point):
             alike.setdefault(repr(besides_coupler(point)), []).append(point)
-    return [_compared(group, points) for points in alike.values() if len({kind_of(point) for point in points}) > 1]
+    return [points for points in alike.values() if len({kind_of(point) for point in points}) > 1]
 
 
 def besides_coupler(point: Point) -> list[tuple[str, object]]:
@@ -190,16 +227,19 @@ def kind_of(point: Point) -> str:
     return str(settings["coupler_type"] if coupled else settings["architecture"])
 
 
-def _compared(group: Group, points: Sequence[Point]) -> tuple[Comparison, ...]:
+def _ordered(points: Sequence[Point]) -> list[Point]:
+    return sorted(points, key=lambda point: kind_of(point) != _FIRST)
+
+
+def _arms(group: Group, points: Sequence[Point]) -> list[Arm]:
     kinds = Counter(map(kind_of, points))
-    ordered = sorted(points, key=lambda point: kind_of(point) != _FIRST)
-    arms = [_arm(point, group.loss_name, is_only=kinds[kind_of(point)] == 1) for point in ordered]
-    return compare(
-        arms[0],
-        arms[1:],
-        configurations_tried=max(len(group.points), len(arms)),
-        generator=np.random.default_rng(_SEED),
-    )
+    return [_arm(point, group.loss_name, is_only=kinds[kind_of(point)] == 1) for point in _ordered(points)]
+
+
+def _compared(group: Group, points: Sequence[Point]) -> tuple[Comparison, ...]:
+    arms = _arms(group, points)
+    tried = max(len(group.points), len(arms))
+    return compare(arms[0], arms[1:], configurations_tried=tried, generator=np.random.default_rng(_SEED))
 
 
 def _arm(point: Point, loss: str, *, is_only: bool) -> Arm:
@@ -208,19 +248,6 @@ def _arm(point: Point, loss: str, *, is_only: bool) -> Arm:
     rest = ", ".join(f"{name} {value}" for name, value in besides_coupler(point))
     name = kind_of(point) + (f" ({rest})" if rest else "") if is_only else point.label
     return Arm(name=name, seeds=tuple(by_seed), losses=tuple(by_seed.values()))
-
-
-def _loose_block(found: tuple[Comparison, ...]) -> Block:
-    return Bullets(tuple(in_words(each) for each in found))
-
-
-def shortest_claims(group: Group) -> Iterator[str]:
-    """Of each comparison, what it says of losses: for the first page."""
-    for study in group.studies:
-        if (found := evidence_of(study)) is not None:
-            yield from found["questions"][0]["sentences"]
-    for compared in loose_comparisons(group):
-        yield from map(in_words, compared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,21 +268,15 @@ class Undecided:
 
 def undecided(group: Group) -> Iterator[Undecided]:
     """The comparisons of losses without a verdict, where the seeds differ."""
-    weighed: list[Mapping[str, Any]] = []
-    for study in group.studies:
-        if (found := evidence_of(study)) is not None:
-            weighed += found["questions"][0]["verdicts"]
-    weighed += [dataclasses.asdict(each) for compared in loose_comparisons(group) for each in compared]
-    for each in weighed:
-        difference, spread = each["mean_difference"], each["spread"]
-        if each["verdict"] == "no evidence" and difference and spread:
+    for each in (verdict for found in weighed_of(group) for verdict in found.questions[0].verdicts):
+        if each.verdict == "no evidence" and each.mean_difference and each.spread:
             yield Undecided(
-                arm=each["arm"],
-                baseline=each["baseline"],
-                difference=difference,
-                spread=spread,
-                seeds=len(each["pairs"]["seeds"]),
-                arms_compared=each["arms_compared"],
+                arm=each.arm,
+                baseline=each.baseline,
+                difference=each.mean_difference,
+                spread=each.spread,
+                seeds=len(each.pairs.seeds),
+                arms_compared=each.arms_compared,
             )
 
 

@@ -85,12 +85,14 @@ def _diminishing(table: Swept, entry: Entry | None) -> _Found:
 
 
 def _efficient(table: Swept, entry: Entry | None) -> _Found:
-    found, said = most_efficient(rank(table)), insights.diminishing_returns(table)
+    found, said = most_efficient(table), insights.diminishing_returns(table)
     rates = f" {said.sentence}" if said is not None else ""
     if found.entry is None:
         return "cannot be told", f"It gives no rule, and by ours none of {len(table.with_loss)}: {found.reason}.{rates}"
-    why = f"By our rule the most efficient is {found.entry.label}, in {found.cost}.{rates}"
-    return ("follows" if found.entry is entry else "does not follow"), why
+    why = f"By our rule the most efficient is {found.entry.label}: {found.reason}.{rates}"
+    if found.entry is not entry:
+        return ("does not follow" if found.is_tested else "cannot be told"), why
+    return ("follows" if found.is_tested else _unproven(table)), why
 
 
 def _too_low(table: Swept, entry: Entry | None) -> _Found:

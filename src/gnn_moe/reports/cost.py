@@ -72,7 +72,7 @@ def cost_section(group: Group) -> Section:
     notes = dict.fromkeys(note for _, said in found.values() for note in said)
     blocks: list[Block] = [Paragraph(note, "note") for note in notes]
     blocks += [Paragraph(f"{said}.", "note") for point in group.points if (said := unsteady(group, point)) is not None]
-    families = {kind.name: scaling_families(group, kind) for kind in COST_KINDS if kind.is_size}
+    families = {kind.name: scaling_families(group, kind) for kind in COST_KINDS if kind.sizes}
     for kind in COST_KINDS:
         points = found[kind.name][0]
         if points:

@@ -15,18 +15,18 @@ from gnn_moe.reports.marks import counted_runs
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.statistics import MeanEstimate, ScalingFit, mean_estimate, scaling_fit
 
-SIZE_FIELDS = (
-    "num_experts",
-    "embed_dim",
-    "num_layers",
-    "gnn_layers",
+MODEL_FIELDS = ("num_experts", "embed_dim", "num_layers", "gnn_layers")
+"""Fields that make a model larger; points that differ in these alone share a power law of loss over parameters."""
+TRAINING_FIELDS = (
     "epochs",
     "max_batches_per_epoch",
     "max_steps",
     "num_train_samples",
-    "batch_size",
 )
-"""Fields that make a model or its training larger; points that differ in these alone share a power law."""
+"""Fields that make training longer: with those of the model they share a power law of loss over FLOPs.
+
+The batch size is in neither: it changes how a model learns, not how large anything is.
+"""
 
 
 UNSTEADY = 1.5
@@ -44,8 +44,8 @@ class CostKind:
     write: Callable[[float], str]
     """How its numbers are written."""
     of_run: Callable[[Run], float | None]
-    is_size: bool
-    """Whether a power law is fitted: not to minutes, which depend on the machine."""
+    sizes: tuple[str, ...]
+    """Fields in which the points of a power law may differ; () where none is fitted: minutes are of the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,10 @@ def minutes_of_run(run: Run) -> float | None:
 
 
 def minutes_of_point(group: Group, point: Point) -> float | None:
-    """Mean minutes of training and evaluation, of the runs whose losses count."""
+    """Median minutes of training and evaluation, of the runs whose losses count: one busy hour does not move it."""
     runs = counted_runs(point, group.loss_name)
     found = [minutes for run in runs if (minutes := minutes_of_run(run)) is not None]
-    return math.fsum(found) / len(found) if found else None
+    return statistics.median(found) if found else None
 
 
 def minutes_in_words(group: Group, point: Point) -> str | None:
@@ -138,11 +138,17 @@ MINUTES = CostKind(
     title="minutes of training and evaluation",
     write=numbers.minutes,
     of_run=minutes_of_run,
-    is_size=False,
+    sizes=(),
 )
-FLOPS = CostKind(name="flops", title="training FLOPs", write=numbers.scientific, of_run=flops_of_run, is_size=True)
+FLOPS = CostKind(
+    name="flops",
+    title="training FLOPs",
+    write=numbers.scientific,
+    of_run=flops_of_run,
+    sizes=(*MODEL_FIELDS, *TRAINING_FIELDS),
+)
 PARAMETERS = CostKind(
-    name="parameters", title="parameters", write=numbers.whole, of_run=parameters_of_run, is_size=True
+    name="parameters", title="parameters", write=numbers.whole, of_run=parameters_of_run, sizes=MODEL_FIELDS
 )
 COST_KINDS = (MINUTES, FLOPS, PARAMETERS)
 
@@ -208,7 +214,7 @@ def scaling_families(group: Group, kind: CostKind) -> list[Family]:
     """The power laws of loss over one size: one for each set of two or more points that differ in sizes alone."""
     by_rest: dict[str, list[PointCost]] = {}
     for each in point_costs(group, kind)[0]:
-        rest = {name: value for name, value in each.point.settings.items() if name not in SIZE_FIELDS}
+        rest = {name: value for name, value in each.point.settings.items() if name not in kind.sizes}
         by_rest.setdefault(", ".join(f"{name} {value}" for name, value in rest.items()), []).append(each)
     return [
         Family(

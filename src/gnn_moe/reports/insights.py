@@ -9,7 +9,7 @@
 | edge | whether the lowest lies inside the range tried or at its edge, and what to try next | 2 numbers |
 | monotone | whether the loss falls or rises at every step | 3 numbers |
 | too low, too high | an end is `FAR` times as far from the lowest as all other values from each other | 4 numbers |
-| diminishing returns | change of loss for each doubling of minutes (FLOPs), step by step | 3 costs |
+| diminishing returns | change of loss for each doubling of FLOPs (minutes), step by step | 3 costs |
 | failures | which values have no loss, and why | one |
 | one seed | that no order of values rests on one seed | one |
 
@@ -166,14 +166,15 @@ def diminishing_returns(table: Swept) -> Insight | None:
         f"by {numbers.difference(step.rate)}"
         for step in found.steps
     ]
-    sentence = f"The loss changes, for each doubling of {found.cost}, {', '.join(steps)}: {_trend(found)}"
+    seen = "by these numbers" if table.is_of_one_seed else "in the means"
+    sentence = f"The loss changes, for each doubling of {found.cost}, {', '.join(steps)}: {seen} {_trend(found)}"
     evidence: dict[str, Any] = {"cost": found.cost, "rates": [step.rate for step in found.steps], "trend": found.trend}
     if table.is_of_one_seed:
         sentence += "; one seed each, so no evidence that these rates differ from each other or from zero"
     elif found.change is not None:
         sentence += f"; from the first step to the last the rate changes by {in_figures(found.change)}"
         evidence |= {"change": found.change.mean_difference, "verdict": found.change.verdict}
-        sentence += "" if found.change.verdict != "no evidence" else ", which may be none"
+        sentence += _shown(found, found.change)
     return Insight(rule="diminishing returns", sentence=f"{sentence}.", evidence=evidence)
 
 
@@ -209,7 +210,8 @@ def one_seed(table: Swept) -> Insight | None:
     return Insight(rule="one seed", sentence=sentence, evidence=evidence)
 
 
-RULES: tuple[Callable[[Swept], Insight | None], ...] = (
+Rule = Callable[[Swept], Insight | None]
+RULES: tuple[Rule, ...] = (
     best_value,
     edge,
     monotone,
@@ -220,6 +222,9 @@ RULES: tuple[Callable[[Swept], Insight | None], ...] = (
     one_seed,
 )
 """In the order in which a report has them."""
+FIRST_RULES: tuple[Rule, ...] = (best_value,)
+FURTHER_RULES: tuple[Rule, ...] = (edge, too_low, too_high, diminishing_returns, failures, one_seed, monotone)
+"""For the first page, as far as there is room."""
 
 
 def in_figures(found: Comparison) -> str:
@@ -297,8 +302,15 @@ def _too_far(table: Swept, rule: str) -> Insight | None:
 def _trend(found: Returns) -> str:
     return {
         "none": f"more {found.cost} buy nothing here",
-        "diminishing": "each doubling buys less than the one before, diminishing returns",
-        "growing": "each doubling buys more than the one before, no diminishing returns in this range",
+        "diminishing": "each doubling buys less than the one before",
+        "growing": "each doubling buys more than the one before, so no diminishing returns in this range",
         "ends": f"the gain ends at {found.best.label}",
-        "mixed": "no one trend",
+        "mixed": "there is no one trend",
     }[found.trend]
+
+
+def _shown(found: Returns, change: Comparison) -> str:
+    """What the test of the last step against the first says of the trend."""
+    if change.verdict == "no evidence":
+        return ", which may be none"
+    return ": diminishing returns" if found.trend == "diminishing" and change.verdict == "worse" else ""

@@ -1,32 +1,69 @@
-"""The first page: what was found in five lines, the best configuration, and what is not known."""
+"""The first page: what was found in five lines, the best configuration, and what is not known.
+
+Which lines: comparisons of losses, those with a verdict first; then what is best of each swept field; then the other
+questions of comparisons; then what else the rules say of the fields. What is left out is counted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from gnn_moe.reports import numbers
-from gnn_moe.reports.arms import evidence_of, kind_of, shortest_claims
+from gnn_moe.reports.arms import kind_of, weighed_of
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section
 from gnn_moe.reports.recommendations import Recommendation, train_command
-from gnn_moe.reports.sources import Group
+from gnn_moe.reports.sources import Group, Point
+from gnn_moe.reports.weighed import Asked
+from gnn_moe.studies.verdicts import Comparison
 
 _LINES = 5
+_MOST_VERDICTS = 3
+"""Comparisons with a verdict that stand before anything else."""
 _CONTROLS = {
     "mean": "experts that exchange nothing (--coupler_type mean)",
-    "dense": "a dense model of equal size (--architecture dense)",
+    "attention": "softmax attention among experts (--coupler_type attention)",
+    "sinkhorn": "a doubly stochastic mix of experts (--coupler_type sinkhorn)",
+    "dense, parameters": "a dense model of equal size (--architecture dense)",
+    "dense, flops": "a dense model of equal FLOPs (--architecture dense --match flops)",
     "top_k": "a sparse mixture of equal FLOPs (--architecture top_k)",
 }
 
 
-def overview_section(group: Group, recommended: Sequence[Recommendation], insights: Sequence[str]) -> Section:
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """One comparison of one question."""
+
+    asked: Asked
+    found: Comparison
+
+    @property
+    def is_told(self) -> bool:
+        return self.found.verdict != "no evidence"
+
+    @property
+    def sentence(self) -> str:
+        return self.asked.sentence(self.found, short=True)
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Verdicts first, then by p after Holm, then the larger difference."""
+        p = self.found.holm_p_value
+        return not self.is_told, 1.0 if p is None else p, -abs(self.found.mean_difference or 0)
+
+
+def overview_section(
+    group: Group, recommended: Sequence[Recommendation], best: Sequence[str], more: Sequence[str] = ()
+) -> Section:
     """In one minute.
 
     Args:
         group: its runs.
         recommended: the configurations, best first.
-        insights: sentences about the swept parameters, the most telling first.
+        best: which value of each swept field is best, the most telling first.
+        more: what else the rules say of them.
     """
-    findings = list(_findings(group, insights))[:_LINES]
+    findings = _findings(group, best, more)
     blocks: list[Block] = [
         Bullets(tuple(findings)) if findings else Paragraph("These runs vary nothing, so there is nothing to find.")
     ]
@@ -42,20 +79,42 @@ def overview_section(group: Group, recommended: Sequence[Recommendation], insigh
     return Section(title="In one minute", anchor="in-one-minute", blocks=tuple(blocks))
 
 
-def _findings(group: Group, insights: Sequence[str]) -> Iterator[str]:
-    yield from (_sentence(claim) for claim in list(shortest_claims(group))[:2])
-    yield from insights
-    for study in group.studies:
-        found = evidence_of(study)
-        for question in found["questions"][1:] if found else ():
-            yield from map(_sentence, question["sentences"])
+def _findings(group: Group, best: Sequence[str], more: Sequence[str]) -> list[str]:
+    """The lines, and what they leave out of the comparisons."""
+    losses, others = [], []
+    for weighed in weighed_of(group):
+        first, *rest = weighed.questions
+        losses += [_Verdict(asked=first, found=found) for found in first.verdicts]
+        others += [_Verdict(asked=asked, found=found) for asked in rest for found in asked.verdicts]
+    losses.sort(key=lambda each: each.rank)
+    others.sort(key=lambda each: each.rank)
+    lines: list[str | _Verdict] = [*_leading(losses), *best, *_leading(others), *more]
+    comparisons = [*losses, *others]
+    shown = lines[:_LINES]
+    if any(each not in shown for each in comparisons):
+        shown = lines[: _LINES - 1]
+    hidden = [each for each in comparisons if each not in shown]
+    said = [each.sentence if isinstance(each, _Verdict) else each for each in shown]
+    return list(dict.fromkeys([*said, *_left_out(hidden)]))
 
 
-def _sentence(text: str) -> str:
-    """A verdict without what it rests on besides its interval and its seeds, which the section of arms has."""
-    claim, *support = text.split("; ")
-    seeds = [part for part in support if "in common" in part][:1]
-    return "; ".join((claim, *seeds)) + "."
+def _leading(verdicts: Sequence[_Verdict]) -> list[_Verdict]:
+    """The first of those with a verdict, and one without."""
+    told = [each for each in verdicts if each.is_told]
+    return [*told[:_MOST_VERDICTS], *verdicts[len(told) :][:1]]
+
+
+def _left_out(hidden: Sequence[_Verdict]) -> Iterator[str]:
+    """How many comparisons have no line of their own."""
+    told = sum(each.is_told for each in hidden)
+    untold = len(hidden) - told
+    counted = []
+    if told:
+        counted.append(f"{numbers.counted(told, 'more comparison')} with a verdict")
+    if untold:
+        counted.append(f"{numbers.counted(untold, 'more comparison')} with no evidence of a difference")
+    if counted:
+        yield f"And {numbers.listed(counted)}, where the arms are compared."
 
 
 def _unknown(group: Group) -> Iterator[str]:
@@ -77,5 +136,12 @@ def _unknown(group: Group) -> Iterator[str]:
     if unasked:
         count = numbers.counted(len(unasked), "checkpoint")
         yield f"Whether {count} can see the future: made by a version that did not ask."
-    if absent := [said for kind, said in _CONTROLS.items() if kind not in {kind_of(point) for point in group.points}]:
+    run = {_control_of(point) for point in group.points}
+    if absent := [said for kind, said in _CONTROLS.items() if kind not in run]:
         yield f"Whether coupling is what helps: no run here is of {', of '.join(absent)}."
+
+
+def _control_of(point: Point) -> str:
+    """Its key in `_CONTROLS`, if it is one."""
+    kind = kind_of(point)
+    return f"{kind}, {point.runs[0].settings['match']}" if kind == "dense" else kind

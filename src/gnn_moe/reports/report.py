@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gnn_moe.reports.arms import arms_section
+from gnn_moe.reports.arms import KINDS, alike_but_for_coupler, arms_section
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.coupling import coupling_section
 from gnn_moe.reports.document import Document, Figure, Paragraph, Section
-from gnn_moe.reports.insights import best_value
+from gnn_moe.reports.insights import FIRST_RULES, FURTHER_RULES, Rule
 from gnn_moe.reports.next_steps import next_section
 from gnn_moe.reports.overview import overview_section
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
 from gnn_moe.reports.reference import reference_sections
 from gnn_moe.reports.sources import Group
+from gnn_moe.reports.swept import Swept
 from gnn_moe.reports.tables import sweep_sections, swept_tables
 from gnn_moe.reports.targets import Target, targets_section
 
@@ -67,9 +68,10 @@ def _sections(
 ) -> tuple[Section, ...]:
     swept = swept_tables(group)
     recommended = recommend(group)
-    best = [found.sentence for table in swept if (found := best_value(table)) is not None]
+    # Of couplers the comparison of arms says it already.
+    told = [table for table in swept if table.field not in KINDS or not alike_but_for_coupler(group)]
     return (
-        overview_section(group, recommended, best),
+        overview_section(group, recommended, _said(told, FIRST_RULES), _said(told, FURTHER_RULES)),
         Section(
             title="Swept parameters",
             anchor="swept",
@@ -84,6 +86,11 @@ def _sections(
         targets_section(group, targets),
         protocol_section(group, notes),
     )
+
+
+def _said(tables: Sequence[Swept], rules: Sequence[Rule]) -> list[str]:
+    """What rules say of tables, rule by rule."""
+    return [found.sentence for rule in rules for table in tables if (found := rule(table)) is not None]
 
 
 def _title(groups: Sequence[Group]) -> str:

@@ -1,4 +1,4 @@
-"""What more cost buys: change of loss for each doubling of minutes or FLOPs, from a value to the next dearer one."""
+"""What more cost buys: change of loss for each doubling of FLOPs or minutes, from a value to the next dearer one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Returns:
     """The steps of a table, from the cheapest value to the dearest."""
 
     cost: str
-    """`MINUTES`, or `FLOPS` where minutes are not known."""
+    """`FLOPS`, or `MINUTES`, which are noisier, where FLOPs are not known."""
     steps: tuple[Step, ...]
     """Two or more."""
     change: Comparison | None
@@ -77,17 +77,33 @@ class Returns:
 
 
 def returns_of(table: Swept) -> Returns | None:
-    """The returns of a table; None where costs are not known or the same, or there are fewer than two steps in cost."""
+    """The returns of a table; None where `why_no_returns` has a reason."""
+    found = _returns_or_reason(table)
+    return found if isinstance(found, Returns) else None
+
+
+def why_no_returns(table: Swept) -> str | None:
+    """Why a table has no returns; None where it has some."""
+    found = _returns_or_reason(table)
+    return found if isinstance(found, str) else None
+
+
+def _returns_or_reason(table: Swept) -> Returns | str:
     entries = table.with_loss
-    flops = [found for entry in entries if (found := cost_of(entry, FLOPS)) is not None]
-    if len(flops) == len(entries) and flops and max(flops) <= SAME_COST * min(flops):
-        return None  # the field does not change what training computes: its minutes differ by chance
-    for cost in (MINUTES, FLOPS):
+    if len(entries) < 3:
+        return "that takes the losses of three values"
+    for cost in (FLOPS, MINUTES):
         costs = [found for entry in entries if (found := cost_of(entry, cost)) is not None]
-        if len(costs) == len(entries):
-            steps = _steps(entries, costs)
-            return Returns(cost=cost, steps=steps, change=_change(steps)) if len(steps) > 1 else None
-    return None
+        if len(costs) < len(entries):
+            continue
+        if cost == FLOPS and max(costs) <= SAME_COST * min(costs):
+            # Minutes differ by chance then.
+            return "the values take the same training FLOPs"
+        steps = _steps(entries, costs)
+        if isinstance(steps, str):
+            return f"{steps} take about the same {cost}, so neither comes first"
+        return Returns(cost=cost, steps=steps, change=_change(steps))
+    return "what the values cost is not known"
 
 
 def steps_compared(entries: Sequence[Entry]) -> tuple[Comparison, ...]:
@@ -99,21 +115,19 @@ def steps_compared(entries: Sequence[Entry]) -> tuple[Comparison, ...]:
     return compare_pairs(pairs, configurations_tried=2 * len(pairs), generator=np.random.default_rng(0))
 
 
-def _steps(entries: Sequence[Entry], costs: Sequence[float]) -> tuple[Step, ...]:
-    """The steps between neighbours in cost; () where two of them cost about the same, since neither comes first."""
+def _steps(entries: Sequence[Entry], costs: Sequence[float]) -> tuple[Step, ...] | str:
+    """The steps between neighbours in cost; the names of two that cost about the same, where there are such."""
     order = sorted(range(len(entries)), key=lambda place: costs[place])
     found = []
     for place, following in itertools.pairwise(order):
         ratio = costs[following] / costs[place]
         if ratio < LEAST_RATIO:
-            return ()
+            return f"{entries[place].label} and {entries[following].label}"
         found.append(Step(cheaper=entries[place], dearer=entries[following], doublings=math.log2(ratio)))
     return tuple(found)
 
 
 def _change(steps: Sequence[Step]) -> Comparison | None:
-    if len(steps) < 2:
-        return None
     first, last = steps[0].by_seed(), steps[-1].by_seed()
     if not first.keys() & last.keys():
         return None

@@ -6,6 +6,8 @@
 The rule. The value with the lowest mean loss is called best only where every other value is shown to be worse: paired
 differences by seed, Holm over all other values, at 5 % (`gnn_moe.studies.verdicts`). Else it is tied with those not
 shown to be worse. With fewer than two seeds in common nothing can be shown, and lowest is all that it is called.
+Most efficient is the cheapest, in training FLOPs (minutes, where FLOPs are not known), of the lowest and those within
+`CLOSE` of it that are not shown to be worse. Every part of a report that calls something efficient goes by this.
 The lowest is picked by the numbers that then test it: of values that are equal in truth, one is called best in at most
 5 of 100 studies (all others must be worse at once), some other is called worse in up to 10 (measured, to six values).
 """
@@ -27,6 +29,8 @@ from gnn_moe.studies.verdicts import ROUNDING, Arm, Comparison, compare
 
 SAME_COST = 1.01
 """Ratio of two costs up to which they count as equal."""
+CLOSE = 0.01
+"""Nats a token above the lowest loss up to which another is near it: a perplexity 1 % higher, whatever the loss."""
 MINUTES, FLOPS = "minutes", "training FLOPs"
 
 Kind = Literal["best", "tied", "untested", "equal", "alone", "none"]
@@ -171,7 +175,10 @@ class Efficiency:
     cost: str
     """What it is cheapest in: `FLOPS` or `MINUTES`; "" where none is called so."""
     reason: str
-    """Why none is called so; "" where one is."""
+    """In words: what makes it so, or why none is called so."""
+    is_tested: bool
+    """Whether seeds were tried on it: it was held against the lowest with two seeds, or is the lowest and others
+    were."""
 
 
 def cost_of(entry: Entry, cost: str) -> float | None:
@@ -180,30 +187,61 @@ def cost_of(entry: Entry, cost: str) -> float | None:
     return found if found is not None and found > 0 else None
 
 
-def most_efficient(ranking: Ranking) -> Efficiency:
-    """The value with the fewest training FLOPs of those tested against the best and not told apart from it.
+def most_efficient(table: Swept) -> Efficiency:
+    """The cheapest of the lowest and those within `CLOSE` of it that are not shown to be worse.
 
-    Where not all of them have FLOPs, the one with the fewest minutes.
+    By training FLOPs; where not all values have them, by minutes. Of several at the least cost, the one of lowest loss.
     """
-
-    def none(reason: str) -> Efficiency:
-        return Efficiency(entry=None, cost="", reason=reason)
-
-    if ranking.kind == "untested":
-        return none("with one seed no value is shown to be as good as another at less cost")
-    if ranking.kind not in ("best", "tied"):
-        return none("there are no two values to choose from")
-    candidates = [entry for entry in ranking.tied if _is_tested(ranking, entry)]
+    ranking = rank(table)
+    lowest = ranking.lowest
+    if lowest is None or ranking.kind == "alone":
+        return _none("there are no two values to choose from")
+    near = [entry for entry in table.with_loss if _is_near(entry, lowest)]
+    candidates = [entry for entry in near if not _is_worse(ranking, entry)]
     for cost in (FLOPS, MINUTES):
-        costs = [found for entry in candidates if (found := cost_of(entry, cost)) is not None]
-        if len(costs) < len(candidates):
+        costs = {entry.label: found for entry in table.with_loss if (found := cost_of(entry, cost)) is not None}
+        if len(costs) < len(table.with_loss):
             continue
-        cheapest = candidates[costs.index(min(costs))]
-        if sum(found <= SAME_COST * min(costs) for found in costs) > 1:
-            return none(f"those not told apart from the lowest take the same {cost}")
-        return Efficiency(entry=cheapest, cost=cost, reason="")
-    return none("what the values cost is not known")
+        of_these = [costs[entry.label] for entry in candidates]
+        if len(candidates) > 1 and max(of_these) <= SAME_COST * min(of_these):
+            return _none(f"those within {CLOSE} nats of the lowest loss take the same {cost}")
+        cheap = [entry for entry in candidates if costs[entry.label] <= SAME_COST * min(of_these)]
+        entry = min(cheap, key=lambda each: each.loss)
+        is_tested = _is_tested(ranking, entry)
+        if entry is lowest:
+            cheaper = [each for each in table.with_loss if costs[each.label] * SAME_COST < costs[lowest.label]]
+            reason = _why_lowest(cost, is_run=bool(cheaper), is_near=any(_is_near(each, lowest) for each in cheaper))
+        else:
+            standing = "not shown to be worse" if is_tested else "not tested"
+            reason = f"the cheapest within {CLOSE} nats of the lowest loss (by {cost}), {standing}"
+        return Efficiency(entry=entry, cost=cost, reason=reason, is_tested=is_tested)
+    return _none("what the values cost is not known")
+
+
+def _none(reason: str) -> Efficiency:
+    return Efficiency(entry=None, cost="", reason=reason, is_tested=False)
+
+
+def _why_lowest(cost: str, *, is_run: bool, is_near: bool) -> str:
+    """Why nothing is preferred to the lowest: what is cheaper was not run, is not near, or is worse."""
+    if not is_run:
+        return f"nothing of fewer {cost} was run"
+    if is_near:
+        return f"what takes fewer {cost} and lies within {CLOSE} nats of it is shown to be worse"
+    return f"nothing of fewer {cost} lies within {CLOSE} nats of it"
+
+
+def _is_near(entry: Entry, lowest: Entry) -> bool:
+    return entry.loss <= lowest.loss + CLOSE
+
+
+def _is_worse(ranking: Ranking, entry: Entry) -> bool:
+    found = ranking.against_lowest.get(entry.label)
+    return found is not None and found.verdict == "worse"
 
 
 def _is_tested(ranking: Ranking, entry: Entry) -> bool:
-    return entry is ranking.lowest or len(ranking.against_lowest[entry.label].pairs.seeds) > 1
+    if entry is ranking.lowest:
+        return bool(ranking.against_lowest)
+    found = ranking.against_lowest.get(entry.label)
+    return found is not None and len(found.pairs.seeds) > 1

@@ -9,7 +9,7 @@ a search) are in one more table, of all points. Arms of a comparison are not her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
@@ -19,10 +19,10 @@ from gnn_moe.reports.insights import Insight, best_value, failures, insights_of,
 from gnn_moe.reports.interactions import Cell as Setting
 from gnn_moe.reports.interactions import interactions_of
 from gnn_moe.reports.reference import reference_blocks
-from gnn_moe.reports.returns import returns_of
+from gnn_moe.reports.returns import returns_of, why_no_returns
 from gnn_moe.reports.rows import Row, cells, columns
 from gnn_moe.reports.sources import Group, Point
-from gnn_moe.reports.swept import Efficiency, Entry, Ranking, Swept, most_efficient, rank
+from gnn_moe.reports.swept import CLOSE, Efficiency, Entry, Ranking, Swept, most_efficient, rank
 from gnn_moe.studies.space import Value, with_values
 
 RULE_OF_BEST = (
@@ -31,8 +31,8 @@ RULE_OF_BEST = (
     "only a lowest."
 )
 RULE_OF_EFFICIENT = (
-    "Most efficient: the fewest training FLOPs (minutes, where FLOPs are not known) among the best and those tested "
-    "and not told apart from it; not told apart is not shown to be equal."
+    f"Most efficient: the fewest training FLOPs (minutes, where FLOPs are not known) among the lowest and those within "
+    f"{CLOSE} nats of it (1 % of perplexity) that are not shown to be worse; that does not show them to be equal."
 )
 
 
@@ -141,7 +141,7 @@ def _setting(group: Group, point: Point) -> Setting:
 def _table(group: Group, field: str | None, points: Sequence[Point], swept: Swept) -> Table:
     named = (field,) if field is not None else group.fields
     ranking = rank(swept)
-    efficiency = most_efficient(ranking)
+    efficiency = most_efficient(swept)
     rates = _rates(swept) if field is not None else {}
     rows = []
     for row in rows_of(group, field, points):
@@ -163,7 +163,7 @@ def _table(group: Group, field: str | None, points: Sequence[Point], swept: Swep
         caption=f"Losses and costs of {what}",
         columns=(*columns(group, titles), *added),
         rows=tuple(rows),
-        notes=_notes(group, points, efficiency),
+        notes=(*_notes(group, points, efficiency), *([] if field is None else _without_rates(swept))),
     )
 
 
@@ -185,6 +185,12 @@ def _rates(swept: Swept) -> dict[str, tuple[float | None, str]]:
     }
 
 
+def _without_rates(swept: Swept) -> Iterator[str]:
+    """Why the column of rates is empty."""
+    if (reason := why_no_returns(swept)) is not None:
+        yield f"No change for each doubling of cost is given: {reason}."
+
+
 def _marks(group: Group, row: Row, ranking: Ranking, efficiency: Efficiency) -> Cell:
     label = row.entry.label
     lowest = _label(ranking.lowest)
@@ -198,7 +204,10 @@ def _marks(group: Group, row: Row, ranking: Ranking, efficiency: Efficiency) -> 
             alone = len(row.entry.losses) == 1
             marks.append("lowest (one seed: no interval)" if alone else "lowest (no two seeds in common)")
     if label == _label(efficiency.entry):
-        marks.append(f"most efficient ({efficiency.cost})")
+        if efficiency.is_tested:
+            marks.append(f"most efficient ({efficiency.cost})")
+        elif label != lowest:
+            marks.append(efficiency.reason)
     if row.point.runs[0].study is not None and not changed_fields(group, row.point):
         marks.append("baseline")
     text: list[str | Span] = [", ".join(marks)] if marks else []
@@ -213,8 +222,15 @@ def _label(entry: Entry | None) -> str | None:
 
 def _notes(group: Group, points: Sequence[Point], efficiency: Efficiency) -> tuple[Text, ...]:
     notes: list[Text] = [RULE_OF_BEST, RULE_OF_EFFICIENT]
-    if efficiency.reason:
+    if efficiency.entry is None:
         notes.append(f"No value is marked most efficient: {efficiency.reason}.")
+    elif not efficiency.is_tested:
+        notes.append(
+            "No value is marked most efficient: with one seed in common nothing is tested. "
+            f"{efficiency.entry.label}: {efficiency.reason}."
+        )
+    else:
+        notes.append(f"Most efficient is {efficiency.entry.label}: {efficiency.reason}.")
     of_these = [run for point in points for run in point.runs]
     for same in group.duplicates:
         if same[0] in of_these:

@@ -32,7 +32,7 @@ from gnn_moe.studies.comparison import Cell, Comparison
 from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.results import TrialRow
 from gnn_moe.studies.statistics import mean_estimate
-from gnn_moe.studies.verdicts import Arm, compare_pairs, in_words, support_in_words
+from gnn_moe.studies.verdicts import Arm, compare_pairs, in_words
 from gnn_moe.studies.verdicts import Comparison as Verdict
 from gnn_moe.training.record import METRICS_FILE, read_metrics
 
@@ -45,6 +45,8 @@ _ABLATED = {
     "shuffle_graph": "its graph shuffled",
     "uniform_weights": "uniform weights",
 }
+LOG_MINUTES = "log minutes"
+"""The unit of a question about minutes, by which readers of study.json know it."""
 Curve = list[tuple[float, float]]
 """(minutes, reported loss) of each evaluation."""
 
@@ -148,15 +150,14 @@ def _pairs(comparison: Comparison, arms: Mapping[str, Arm]) -> list[tuple[Arm, A
     return [(first[cell.value], arms[cell.label]) for cell in comparison.cells() if cell.arm != comparison.first]
 
 
-def _ask(
-    asks: str, unit: str, pairs: Sequence[tuple[Arm, Arm]], tried: int, words: Callable[[Verdict], str]
-) -> Question:
+def _ask(asks: str, unit: str, pairs: Sequence[tuple[Arm, Arm]], tried: int) -> Question:
     verdicts = compare_pairs(pairs, configurations_tried=tried, generator=np.random.default_rng(_SEED))
-    return Question(asks=asks, unit=unit, verdicts=verdicts, sentences=tuple(map(words, verdicts)))
+    sentences = tuple(in_words(each, of_ratio=unit == LOG_MINUTES) for each in verdicts)
+    return Question(asks=asks, unit=unit, verdicts=verdicts, sentences=sentences)
 
 
 def _losses(comparison: Comparison, arms: Mapping[str, Arm], tried: int) -> Question:
-    return _ask("Which has the lower loss?", "nats a token", _pairs(comparison, arms), tried, in_words)
+    return _ask("Which has the lower loss?", "nats a token", _pairs(comparison, arms), tried)
 
 
 def _is_numeric(comparison: Comparison) -> bool:
@@ -178,7 +179,7 @@ def _trend(comparison: Comparison, arms: Mapping[str, Arm], tried: int) -> Quest
         fitted = [float(np.polyfit(np.log2(values), [each[seed] for each in losses], 1)[0]) for seed in complete]
         slopes[name] = Arm(name=f"the slope of {name}", seeds=tuple(complete), losses=tuple(fitted))
     pairs = [(slopes[comparison.first], slopes[name]) for name in comparison.arms if name != comparison.first]
-    return _ask(f"Whose loss falls faster with {field}?", f"nats a token a doubling of {field}", pairs, tried, in_words)
+    return _ask(f"Whose loss falls faster with {field}?", f"nats a token a doubling of {field}", pairs, tried)
 
 
 def _all_curves(
@@ -189,15 +190,15 @@ def _all_curves(
     notes: list[str] = []
     for label, trials in of_cell.items():
         counted = {seed: run_folder(trial) for seed, trial in trials.items() if reason_left_out(trial) is None}
-        curves[label], missing = _curves(counted)
+        curves[label], missing = read_minute_curves(counted)
         if missing:
             seeds = ", ".join(map(str, missing))
             notes.append(f"left out of the minutes to one loss: {label}, seed {seeds}: {next(iter(missing.values()))}")
     return curves, notes
 
 
-def _curves(folders: Mapping[int, Path]) -> tuple[dict[int, Curve], dict[int, str]]:
-    """The curves, and why one cannot be read here; both by seed."""
+def read_minute_curves(folders: Mapping[int, Path]) -> tuple[dict[int, Curve], dict[int, str]]:
+    """The curves of loss over minutes, and why one cannot be read here; both by seed."""
     found, missing = {}, {}
     for seed, folder in folders.items():
         try:
@@ -216,22 +217,27 @@ def _minutes(comparison: Comparison, curves: Mapping[str, Mapping[int, Curve]], 
     first = {cell.value: cell.label for cell in comparison.cells() if cell.arm == comparison.first}
     pairs = []
     for cell in comparison.cells():
-        if cell.arm == comparison.first:
-            continue
-        of_first, of_arm = curves[first[cell.value]], curves[cell.label]
-        both = sorted(set(of_first) & set(of_arm))
-        targets = {seed: max(min(loss for _, loss in each[seed]) for each in (of_first, of_arm)) for seed in both}
-        pairs.append(
-            tuple(
-                Arm(
-                    name=label,
-                    seeds=tuple(both),
-                    losses=tuple(math.log(minutes_to(found[seed], targets[seed])) for seed in both),
-                )
-                for label, found in ((first[cell.value], of_first), (cell.label, of_arm))
-            )
-        )
-    return _ask("Which reaches one loss sooner?", "log minutes", [(a, b) for a, b in pairs], tried, _ratio_in_words)
+        if cell.arm != comparison.first:
+            label = first[cell.value]
+            reached = minutes_to_one_loss(curves[label], curves[cell.label])
+            pairs.append((_logarithms(label, reached[0]), _logarithms(cell.label, reached[1])))
+    return _ask("Which reaches one loss sooner?", LOG_MINUTES, pairs, tried)
+
+
+def _logarithms(name: str, minutes: Mapping[int, float]) -> Arm:
+    return Arm(name=name, seeds=tuple(minutes), losses=tuple(map(math.log, minutes.values())))
+
+
+def minutes_to_one_loss(
+    first: Mapping[int, Curve], arm: Mapping[int, Curve]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Minutes of two arms to a loss that both reach: of each seed that both have, the higher of their least ones."""
+    reached: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    for seed in sorted(set(first) & set(arm)):
+        target = max(min(loss for _, loss in curves[seed]) for curves in (first, arm))
+        for found, curves in zip(reached, (first, arm), strict=True):
+            found[seed] = minutes_to(curves[seed], target)
+    return reached
 
 
 Ablated = dict[str, dict[str, dict[int, Mapping[str, Any]]]]
@@ -273,7 +279,7 @@ def _ablations(found: Ablated, tried: int) -> list[Question]:
             for label, by_seed in arms.items()
         ]
         asks = f"What does a trained model lose with {_ABLATED[ablation]}?"
-        questions.append(_ask(asks, "nats a token", pairs, max(tried, 2 * len(pairs)), in_words))
+        questions.append(_ask(asks, "nats a token", pairs, max(tried, 2 * len(pairs))))
     return questions
 
 
@@ -291,22 +297,6 @@ def minutes_to(curve: Curve, loss: float) -> float:
             return before[0] + (minutes - before[0]) * (before[1] - loss) / (before[1] - now)
         before = (minutes, now)
     raise ValueError(f"the curve never reaches {loss}")
-
-
-def _ratio_in_words(found: Verdict) -> str:
-    if found.mean_difference is None:
-        return f"{found.arm} and {found.baseline} have no seed in common"
-    claim = {
-        "better": f"{found.arm} reaches a loss that both reach sooner than {found.baseline}",
-        "worse": f"{found.arm} reaches a loss that both reach later than {found.baseline}",
-        "no evidence": f"No evidence that {found.arm} and {found.baseline} differ in the minutes to a loss",
-    }[found.verdict]
-    ratio = f"{claim}: {math.exp(found.mean_difference):.3g} times its minutes"
-    if (interval := found.decision_interval) is None:
-        return "; ".join((ratio, *support_in_words(found, of_ratio=True)))
-    level = f"{100 * interval.level:.3g} % interval"
-    size = f"{ratio} ({level} {math.exp(interval.low):.3g} to {math.exp(interval.high):.3g})"
-    return "; ".join((size, *support_in_words(found, of_ratio=True)))
 
 
 def _cell(cell: Cell, arm: Arm, trials: Mapping[int, TrialRow], seeds: Sequence[int]) -> dict[str, Any]:

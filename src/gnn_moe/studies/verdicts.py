@@ -30,9 +30,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -263,25 +263,67 @@ def _decided(
     )
 
 
-def in_words(found: Comparison) -> str:
+def comparison_from(record: Mapping[str, Any]) -> Comparison:
+    """A comparison as study.json has it (`dataclasses.asdict`), back as it was; its words are then made anew."""
+    parts: dict[str, Any] = {
+        name: None if record[name] is None else Interval(**record[name])
+        for name in ("interval", "decision_interval", "joint_interval")
+    }
+    inside = record["bootstrap"]["interval"]
+    return Comparison(
+        **{
+            **record,
+            **parts,
+            "pairs": Pairs(**{name: tuple(values) for name, values in record["pairs"].items()}),
+            "sign_flips": None if record["sign_flips"] is None else SignFlips(**record["sign_flips"]),
+            "bootstrap": Bootstrap(
+                interval=None if inside is None else Interval(**inside), reason=record["bootstrap"]["reason"]
+            ),
+        }
+    )
+
+
+def in_words(found: Comparison, *, of_ratio: bool = False) -> str:
     """One sentence: the verdict, its size with the interval that decided, the seeds, the p values and what was tried.
 
     Losses are written without a unit; say it beside.
+
+    Args:
+        found: the verdict.
+        of_ratio: whether its values are logarithms of minutes to a loss, so that a difference is a ratio.
     """
-    return "; ".join((_claim(found), *support_in_words(found)))
+    if of_ratio and found.mean_difference is None:
+        return _without_a_pair(found)
+    return "; ".join((_claim(found, of_ratio=of_ratio), *support_in_words(found, of_ratio=of_ratio)))
 
 
-def _claim(found: Comparison) -> str:
-    claim = f"{found.arm} is {found.verdict} than {found.baseline}"
-    if found.verdict == "no evidence":
-        claim = f"No evidence that {found.arm} and {found.baseline} differ"
+def shortly(found: Comparison, *, of_ratio: bool = False) -> str:
+    """The same without what it rests on besides its interval and its seeds."""
+    if of_ratio and found.mean_difference is None:
+        return _without_a_pair(found)
+    return "; ".join((_claim(found, of_ratio=of_ratio), _seeds_in_words(found)))
+
+
+def _without_a_pair(found: Comparison) -> str:
+    return f"{found.arm} and {found.baseline} have no seed in common"
+
+
+def _claim(found: Comparison, *, of_ratio: bool) -> str:
+    arm, baseline, what = found.arm, found.baseline, " in the minutes to a loss" if of_ratio else ""
+    claim = f"No evidence that {arm} and {baseline} differ{what}"
+    if found.verdict != "no evidence":
+        sooner = "sooner" if found.verdict == "better" else "later"
+        claim = f"{arm} is {found.verdict} than {baseline}"
+        claim = f"{arm} reaches a loss that both reach {sooner} than {baseline}" if of_ratio else claim
     if found.mean_difference is None:
         return claim
-    size = f"{claim}: loss {_signed(found.mean_difference)}"
-    if interval := found.decision_interval:
-        level = f"{100 * interval.level:.3g} % interval"
-        return f"{size} ({level} {_signed(interval.low)} to {_signed(interval.high)})"
-    return size
+    mean = found.mean_difference
+    size = f"{math.exp(mean):.3g} times its minutes" if of_ratio else f"loss {_signed(mean)}"
+    if (interval := found.decision_interval) is None:
+        return f"{claim}: {size}"
+    low, high = interval.low, interval.high
+    ends = f"{math.exp(low):.3g} to {math.exp(high):.3g}" if of_ratio else f"{_signed(low)} to {_signed(high)}"
+    return f"{claim}: {size} ({100 * interval.level:.3g} % interval {ends})"
 
 
 def _signed(difference: float) -> str:
@@ -296,8 +338,7 @@ def support_in_words(found: Comparison, *, of_ratio: bool = False) -> Iterator[s
         found: the verdict.
         of_ratio: whether its values are logarithms, so that a difference is a ratio.
     """
-    n = len(found.pairs.seeds)
-    yield _counted(n, "seed in common", "seeds in common") + ("" if n > 1 else ", and an interval needs two")
+    yield _seeds_in_words(found)
     if dropped := found.pairs.only_in_arm + found.pairs.only_in_baseline:
         listed = ", ".join(map(str, sorted(dropped)))
         yield f"left out, since one arm lacks it: seed {listed}"
@@ -312,6 +353,11 @@ def support_in_words(found: Comparison, *, of_ratio: bool = False) -> Iterator[s
         size = f"ratio of {math.exp(least):.3g}" if of_ratio else f"difference of {least:.3g}"
         yield f"a true {size} is found {100 * POWER:.0f} times in 100"
     yield _counted(found.configurations_tried, "configuration tried", "configurations tried")
+
+
+def _seeds_in_words(found: Comparison) -> str:
+    n = len(found.pairs.seeds)
+    return _counted(n, "seed in common", "seeds in common") + ("" if n > 1 else ", and an interval needs two")
 
 
 def _holm_words(found: Comparison) -> str:

@@ -1,0 +1,126 @@
+"""Arms that are compared, and what the first page says of them: made-up runs with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from gnn_moe.reports.arms import arms_section, loose_comparisons
+from gnn_moe.reports.overview import overview_section
+from gnn_moe.reports.sources import read_sources
+from tests.reports.made_runs import eval_row, group_of, hrefs, tables, words, write_run
+
+
+def test_couplers_that_differ_in_nothing_else_are_paired_by_seed(tmp_path: Path) -> None:
+    """Within each number of experts; a planted difference of 0.05 is found, and nothing where there is none."""
+    for experts, gap in ((2, 0.05), (4, 0.0)):
+        for seed in (1, 2, 3, 4, 5):
+            for kind in ("GNN", "HGNN"):
+                own = 0.004 * ((seed * experts + len(kind)) % 3 - 1)
+                loss = 5 + 0.2 * seed + own - gap * (kind == "HGNN")
+                write_run(
+                    tmp_path / f"{kind}-{experts}-{seed}",
+                    coupler_type=kind,
+                    num_experts=experts,
+                    seed=seed,
+                    loss=loss,
+                )
+    group = group_of(tmp_path)
+    (two,), (four,) = loose_comparisons(group)
+    assert (two.verdict, two.baseline) == ("better", "GNN (num_experts 2)")
+    assert four.verdict == "no evidence"
+    assert "HGNN (num_experts 2) is better than GNN (num_experts 2)" in words(arms_section(group))
+
+
+def test_loose_arms_have_the_tables_of_a_comparison(tmp_path: Path) -> None:
+    """HGNN reaches each loss in 1.5 times the minutes, give or take 0.1 of them; its seeds are links."""
+    ratios = (1.4, 1.5, 1.6)
+    for seed, ratio in enumerate(ratios, 1):
+        for kind, speed in (("GNN", 1.0), ("HGNN", ratio)):
+            rows = [eval_row(step, 6.0 - step / 10, minutes=2 * step * speed) for step in (1, 2, 3)]
+            write_run(
+                tmp_path / f"{kind}-{seed}",
+                coupler_type=kind,
+                seed=seed,
+                loss=5.7,
+                minutes=6 * speed,
+                rows=rows,
+                summary={"steps": 3, "tokens_per_second": 1000.0 if seed == 1 else 100.0},
+            )
+    section = arms_section(group_of(tmp_path))
+    found = tables(section)
+    gnn, hgnn = found["Arms"]
+    assert (gnn[:3], hgnn[:3]) == (["GNN", "1 2 3", "5.7000"], ["HGNN", "1 2 3", "5.7000"])
+    assert (gnn[5], gnn[7], hgnn[7]) == ("3", "6.0", "9.0")
+    assert {str(tmp_path / f"{kind}-{seed}") for kind in ("GNN", "HGNN") for seed in (1, 2, 3)} <= hrefs(section)
+    (row,) = found["Which reaches one loss sooner? (minutes)"]
+    logs = np.log(ratios)
+    low, high = np.exp(stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs)))
+    assert row[2:7] == [f"{np.exp(logs.mean()):.2f}", f"{low:.2f} to {high:.2f}", "9.0", "6.0", "3"]
+    sentence = "HGNN reaches a loss that both reach later than GNN: 1.5 times its minutes (95 % interval"
+    for said in (words(section), words(overview_section(group_of(tmp_path), (), []))):
+        (line,) = [line for line in said.splitlines() if line.startswith(sentence)]
+        assert "coupler_type HGNN: its seeds ran at 100 to 1,000 tokens a second" in line
+        assert line.endswith(".")
+
+
+def test_the_first_page_has_what_was_decided_and_counts_the_rest(tmp_path: Path) -> None:
+    """Of six arms, the last is better than the first and no other differs: it stands first."""
+    for place, kind in enumerate(("GNN", "HGNN", "attention", "mean", "sinkhorn", "dense", "top_k")):
+        settings: dict[str, Any] = {"coupler_type": kind} if place < 5 else {"architecture": kind}
+        for seed in (1, 2, 3, 4, 5):
+            own = 0.004 * float(np.random.default_rng([place, seed]).normal())
+            write_run(
+                tmp_path / f"{kind}-{seed}",
+                seed=seed,
+                loss=5 + 0.1 * seed + own - 0.2 * (kind == "dense"),
+                rows=[eval_row(10, 5 + 0.1 * seed + own - 0.2 * (kind == "dense"))],
+                **settings,
+            )
+    group = group_of(tmp_path)
+    (compared,) = loose_comparisons(group)
+    assert [each.arm for each in compared if each.verdict != "no evidence"] == ["dense"]
+    said = words(overview_section(group, (), [], ["more"])).splitlines()
+    assert said[0].startswith("dense is better than GNN: loss −0.1988 (")
+    assert said[1].startswith("No evidence that ")
+    assert said[4] == "And 9 more comparisons with no evidence of a difference, where the arms are compared."
+    assert "more" in said
+
+
+def test_the_first_page_names_each_control_that_was_not_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", architecture="dense", match="flops")
+    (said,) = [
+        line for line in words(overview_section(group_of(tmp_path), (), [])).splitlines() if "Whether coup" in line
+    ]
+    for flag in ("mean", "attention", "sinkhorn"):
+        assert f"--coupler_type {flag}" in said
+    assert "a dense model of equal size" in said
+    assert "a dense model of equal FLOPs" not in said
+
+
+def test_a_kept_comparison_is_told_in_words_of_now() -> None:
+    """Its record holds sentences of an older version, which began small and had hyphens for minus signs."""
+    ((group,), _) = read_sources([Path(__file__).parents[2] / "results" / "wikitext2" / "study-comparison"])
+    for said in (words(overview_section(group, (), [])), words(arms_section(group))):
+        assert "No evidence that hgnn_optimized_comparison and gnn_optimized_baseline differ: loss −0.006255" in said
+        assert "no evidence that" not in said
+        assert "loss -0" not in said
+    (row,) = tables(arms_section(group))["Which reaches one loss sooner? (minutes)"]
+    assert row[2:4] == ["1.34", "0.70 to 2.55"]
+
+
+def test_couplers_with_other_settings_stay_apart(tmp_path: Path) -> None:
+    """Two strategies of HGNN are two arms; a model that trained ten times as long is no arm beside the others."""
+    for seed in (1, 2, 3, 4, 5):
+        own = 0.001 * (seed % 3)
+        write_run(tmp_path / f"gnn-{seed}", coupler_type="GNN", seed=seed, loss=5 + own)
+        for strategy, loss in (("all_pairs", 4.0), ("all_triplets", 6.0)):
+            name = f"{strategy}-{seed}"
+            settings: dict[str, Any] = {"coupler_type": "HGNN", "static_hyperedge_strategy": strategy, "seed": seed}
+            write_run(tmp_path / name, loss=loss + 0.002 * ((seed * 2) % 3), **settings)
+        write_run(tmp_path / f"long-{seed}", coupler_type="mean", max_steps=1000, seed=seed, loss=3.0)
+    (found,) = loose_comparisons(group_of(tmp_path))
+    assert [(each.verdict, "triplets" in each.arm) for each in found] == [("better", False), ("worse", True)]
