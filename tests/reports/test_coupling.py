@@ -195,10 +195,35 @@ def test_ablations_and_similarity_are_read_where_they_are_kept(hgnn: Path) -> No
     section = coupling_section(group_of(hgnn))
     (lost_row,) = tables(section)["What trained models lose by an ablation"]
     assert lost_row[1:5] == ["coupler", "5.0000", "5.1100", "+0.1100"]
-    assert lost_row[6] == "the coupling helps"
+    assert lost_row[6] == "the trained model relies on its coupler"
+    assert "takes the coupler's own maps too, not the exchange alone" in words(section)
+    assert "a control that was trained without exchange (--coupler_type mean)" in words(section)
     (alike,) = tables(section)["Similarity of experts"]
     assert alike[1:6] == ["0", "0.900", "0.250", "", "0.110"]
     assert str(hgnn / "s1") in hrefs(section)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "lost", "said"),
+    [
+        ("coupler", (-0.10, -0.11, -0.12), "the trained model is better without its coupler"),
+        ("coupler", (-0.10, 0.11, 0.02), "no evidence that its coupler matters"),
+        ("coupler", (0.25, 0.25, 0.25), "cannot be told: the seeds do not differ"),
+        ("shuffle_graph", (0.10, 0.11, 0.12), "the trained model relies on where its learned strengths lie"),
+        ("uniform_weights", (0.10, 0.11, 0.12), "the trained model relies on how its learned strengths differ"),
+    ],
+)
+def test_an_ablation_says_what_a_trained_model_relies_on_and_no_more(
+    hgnn: Path, ablation: str, lost: tuple[float, ...], said: str
+) -> None:
+    for seed, difference in enumerate(lost, 1):
+        answer = {ablation: {"reported_loss": 5.0 + seed, "ablated_reported_loss": 5.0 + seed + difference}}
+        (hgnn / f"s{seed}" / "ablations.json").write_text(json.dumps(answer), encoding="utf-8")
+    section = coupling_section(group_of(hgnn))
+    (row,) = tables(section)["What trained models lose by an ablation"]
+    assert row[6] == said
+    assert "coupling helps" not in words(section)
+    assert ("the coupler's own maps" in words(section)) == (ablation == "coupler")
 
 
 def test_only_the_best_points_are_drawn(tmp_path: Path) -> None:
