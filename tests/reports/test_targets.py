@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.document import Table
@@ -13,6 +16,8 @@ from gnn_moe.reports.measures import MEASURES, Measured, measure_number
 from gnn_moe.reports.targets import Target, outcome_of, parse_targets, read_targets, seed_targets, targets_section
 from gnn_moe.studies.statistics import Interval, t_interval
 from tests.reports.made_runs import group_of, tables, write_run
+
+TARGETS = "Targets and success metrics"
 
 
 def target(**changes: object) -> Target:
@@ -84,16 +89,53 @@ def test_differences_and_ratios_are_paired_by_seed(tmp_path: Path) -> None:
     assert ratio.value == pytest.approx(math.exp(sum(math.log((3 + 0.1 * s) / 2) for s in (1, 2, 3)) / 3))
     (table,) = [block for block in targets_section(group, seed_targets()).blocks if isinstance(block, Table)]
     explains = {column.title: column.explains for column in table.columns}
-    assert explains["measured"] == "mean over seeds; of ratios of minutes the geometric mean"
-    rows = tables(targets_section(group, seed_targets()))["Targets and success metrics"]
+    assert explains["measured"] == (
+        "mean over seeds; of ratios of minutes the geometric mean; of movement over spread the two's ratio"
+    )
+    assert "of movement over spread by the noncentral t" in explains["interval"]
+    rows = tables(targets_section(group, seed_targets()))[TARGETS]
     assert [row[5] for row in rows[:3]] == ["met", "cannot be told", "met"]
     assert all(row[5] == "cannot be told" and row[6] for row in rows[3:])
+
+
+def write_movement(folder: Path, changes: Sequence[float]) -> None:
+    """A hyperedge for each two of three experts; all of a seed's weights change alike."""
+    incidence = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], np.float32)
+    for seed, change in enumerate(changes, 1):
+        weights = 1 + np.outer([0.0, change], np.ones(3))
+        record = {"steps": [0, 20], "incidence": incidence, "layer_0/hyperedge_weights": weights}
+        write_run(folder / str(seed), coupler_type="HGNN", num_experts=3, seed=seed, coupling=record)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ([0.20, 0.21, 0.22, 0.23, 0.24], "met"),
+        ([0.20, 0.24], "cannot be told"),  # 7.8 spreads, and two seeds do not know a spread
+        ([0.1, 0.2, 0.3], "cannot be told"),
+        ([-0.11, 0.1, -0.09, 0.1, 0.005, -0.01, 0.08, -0.07], "not met"),
+        ([0.25, 0.25, 0.25], "cannot be told"),
+    ],
+)
+def test_weights_that_move_are_held_against_their_spread(tmp_path: Path, changes: list[float], outcome: str) -> None:
+    write_movement(tmp_path, changes)
+    wanted = target(measure="movement_over_spread", side="above", value=1.0, arm="HGNN")
+    ((_, _, measured, interval, _, found, _),) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
+    assert found == outcome
+    if (spread := np.std(changes, ddof=1)) == 0:
+        assert (measured, interval) == ("", "")
+        return
+    ratio, root = float(abs(np.mean(changes)) / spread), math.sqrt(len(changes))
+    assert float(measured) == pytest.approx(ratio, rel=1e-3)
+    low, high = map(float, interval.split(" to "))
+    assert stats.nct.cdf(root * ratio, len(changes) - 1, root * high) == pytest.approx(0.025, rel=0.01)
+    assert low == 0 or stats.nct.sf(root * ratio, len(changes) - 1, root * low) == pytest.approx(0.025, rel=0.01)
 
 
 def test_a_target_of_another_text_cannot_be_told(tmp_path: Path) -> None:
     write_pair(tmp_path)
     wanted = (target(value=100.0), target(value=100.0, tokenizer="bytes"), target(value=100.0, num_eval_samples=5))
-    rows = tables(targets_section(group_of(tmp_path), wanted))["Targets and success metrics"]
+    rows = tables(targets_section(group_of(tmp_path), wanted))[TARGETS]
     assert [row[5] for row in rows] == ["met", "cannot be told", "cannot be told"]
     assert rows[1][6] == "another protocol: tokenizer gpt2, and the target is for bytes"
 
@@ -109,7 +151,7 @@ def test_any_number_of_a_record_can_be_a_target(tmp_path: Path) -> None:
 def test_a_pick_of_several_is_said_to_be_one(tmp_path: Path) -> None:
     for experts in (2, 4):
         write_run(tmp_path / str(experts), num_experts=experts, loss=5.0 - experts / 10)
-    (row,) = tables(targets_section(group_of(tmp_path), (target(),)))["Targets and success metrics"]
+    (row,) = tables(targets_section(group_of(tmp_path), (target(),)))[TARGETS]
     assert row[-1].startswith("num_experts 4; 1 seed")
     assert "the lowest of 2 configurations, picked by the losses that it is judged by" in row[-1]
 

@@ -19,6 +19,7 @@ from gnn_moe.reports.costs import unsteady
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.studies.drift import read_drift
+from gnn_moe.studies.effect_size import effect_size_interval
 from gnn_moe.studies.statistics import Interval, mean_estimate
 
 
@@ -132,18 +133,14 @@ def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> M
     if not ratios:
         return Measured(said=f"{point.label}: nothing is learned, or it moved alike in all seeds")
     ratio, layer = min(ratios, key=lambda pair: pair[0])
-    spread = layer.common.spread
-    interval = layer.common.interval
+    spread, seeds = layer.common.spread, len(found.seeds)
     assert spread
-    assert interval
-    ends = sorted(abs(end) / spread for end in (interval.low, interval.high))
-    crosses = interval.low <= 0 <= interval.high
     return Measured(
         said=f"{point.label}, {layer.title}, the graph that moved least of {len(ratios)}: |mean change| over its "
         "spread over seeds",
         value=ratio,
-        interval=Interval(low=0.0 if crosses else ends[0], high=ends[1], level=interval.level),
-        seeds=len(found.seeds),
+        interval=effect_size_interval(layer.common.mean, spread, seeds),
+        seeds=seeds,
     )
 
 

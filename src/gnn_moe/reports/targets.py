@@ -124,8 +124,14 @@ def outcome_of(target: Target, found: Measured) -> Outcome:
 _COLUMNS = (
     Column(title="target", numeric=False),
     Column(title="wanted"),
-    Column(title="measured", explains="mean over seeds; of ratios of minutes the geometric mean"),
-    Column(title="interval", explains="95 % over seeds"),
+    Column(
+        title="measured",
+        explains="mean over seeds; of ratios of minutes the geometric mean; of movement over spread the two's ratio",
+    ),
+    Column(
+        title="interval",
+        explains="95 %, t over seeds; of movement over spread by the noncentral t, which takes both for estimates",
+    ),
     Column(title="seeds"),
     Column(title="outcome", numeric=False),
     Column(title="of what", numeric=False),
