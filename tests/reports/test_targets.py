@@ -36,6 +36,7 @@ def test_the_interval_decides() -> None:
     assert outcome_of(target(side="at_most"), measured(4.4, 4.5)) == "met"
     assert outcome_of(target(side="above"), measured(4.5, 4.6)) == "cannot be told"
     assert outcome_of(target(side="at_least"), measured(4.5, 4.6)) == "met"
+    assert outcome_of(target(), measured(4.3, 4.3)) == "cannot be told", "equal seeds say nothing of the next"
 
 
 def test_the_seeds_targets_are_all_measured() -> None:
@@ -96,6 +97,38 @@ def test_differences_and_ratios_are_paired_by_seed(tmp_path: Path) -> None:
     rows = tables(targets_section(group, seed_targets()))[TARGETS]
     assert [row[5] for row in rows[:3]] == ["met", "cannot be told", "met"]
     assert all(row[5] == "cannot be told" and row[6] for row in rows[3:])
+
+
+def test_differences_that_are_equal_but_for_rounding_tell_nothing(tmp_path: Path) -> None:
+    for seed, loss in enumerate((1.0, 4.2, 6.2), 1):
+        write_run(tmp_path / f"gnn{seed}", coupler_type="GNN", seed=seed, loss=loss + 0.1)
+        write_run(tmp_path / f"hgnn{seed}", coupler_type="HGNN", seed=seed, loss=loss)
+    wanted = target(measure="loss_difference", arm="HGNN", against="GNN", value=0.0)
+    (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
+    assert row[2:6] == ["−0.1", "−0.1 to −0.1", "3", "cannot be told"]
+    assert row[6].endswith("; its seeds do not differ, and nothing says how far another would lie")
+
+
+@pytest.mark.parametrize(
+    ("gaps", "outcome"),
+    [
+        ((0.02, 0.03, 0.04), "met"),
+        ((0.22, 0.23, 0.24), "not met"),
+        ((0.02, 0.15, 0.3), "cannot be told"),
+        ((0.02,), "cannot be told"),
+        ((0.1, 0.1, 0.1), "cannot be told"),
+    ],
+)
+def test_the_gap_to_training_is_held_against_the_seeds_target(
+    tmp_path: Path, gaps: tuple[float, ...], outcome: str
+) -> None:
+    for seed, (gap, training) in enumerate(zip(gaps, (1.0, 4.2, 6.2), strict=False), 1):
+        told = {"final_train_loss": training, "final_eval_loss": training + gap}
+        write_run(tmp_path / str(seed), coupler_type="HGNN", seed=seed, summary=told)
+    (wanted,) = [each for each in seed_targets() if each.measure == "generalisation_gap"]
+    (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
+    assert float(row[2]) == pytest.approx(np.mean(gaps), abs=1e-4)
+    assert row[5] == outcome
 
 
 def write_movement(folder: Path, changes: Sequence[float]) -> None:

@@ -16,11 +16,11 @@ from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.costs import unsteady
-from gnn_moe.reports.run_curves import LEAST_EPOCHS, descent, gaps_of, losses_by_epoch, read_curves
+from gnn_moe.reports.run_curves import LEAST_EPOCHS, RunCurve, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.effect_size import effect_size_interval
-from gnn_moe.studies.statistics import Interval, mean_estimate
+from gnn_moe.studies.statistics import Interval, mean_estimate, paired_differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,14 @@ def counterpart(group: Group, point: Point, kind: str) -> Point | None:
     return next((each for each in group.points if kind_of(each) == kind and besides_coupler(each) == wanted), None)
 
 
+_EQUAL = "its seeds do not differ, and nothing says how far another would lie"
+
+
 def _estimated(said: str, values: Sequence[float]) -> Measured:
     """The mean of one value a seed, with its interval or why there is none."""
     found = mean_estimate(values)
-    why = f"; {found.reason}" if found.reason else ""
+    reason = _EQUAL if found.interval is not None and not found.interval.has_width else found.reason
+    why = f"; {reason}" if reason else ""
     return Measured(said=f"{said}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
 
 
@@ -92,10 +96,12 @@ def _paired(group: Group, name: str, arm: str | None, against: str | None, *, lo
     if not pairs:
         return Measured(said=f"{point.label} and {other.label} have no seed in common")
     if not logarithms:
-        return _estimated(f"{point.label} minus {other.label}, by seed", [a - b for a, b in pairs])
+        differences = paired_differences(*zip(*pairs, strict=True))
+        return _estimated(f"{point.label} minus {other.label}, by seed", differences.tolist())
     if any(value <= 0 for pair in pairs for value in pair):
         return Measured(said=f"{point.label} and {other.label}: {name} of 0 has no ratio")
-    found = _estimated(f"{point.label} over {other.label}, by seed", [math.log(a / b) for a, b in pairs])
+    logarithms_2n = ([math.log(value) for value in values] for values in zip(*pairs, strict=True))
+    found = _estimated(f"{point.label} over {other.label}, by seed", paired_differences(*logarithms_2n).tolist())
     assert found.value is not None
     interval = found.interval and dataclasses.replace(
         found.interval, low=math.exp(found.interval.low), high=math.exp(found.interval.high)
@@ -145,18 +151,32 @@ def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> M
 
 
 def measure_epochs_falling(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
-    """The share of epochs after the first in which the evaluation loss of a seed fell."""
+    """`falling_of` the arm."""
     point = lowest(group, arm)
     if point is None:
         return _no_run(arm)
-    curves = [curve for found in read_curves(group)[0] if found.point is point for curve in found.curves]
-    shares = [share for curve in curves if (share := descent(losses_by_epoch(curve)).share) is not None]
+    return falling_of(
+        point, [curve for found in read_curves(group)[0] if found.point is point for curve in found.curves]
+    )
+
+
+def falling_of(point: Point, curves: Sequence[RunCurve]) -> Measured:
+    """The share of epochs after the first in which the evaluation loss of a seed fell; its interval within 0 and 1.
+
+    Args:
+        point: that is named.
+        curves: of its seeds.
+    """
+    falls = [descent(losses_by_epoch(curve)) for curve in curves]
+    shares = [each.share for each in falls if each.share is not None]
     if not shares:
-        most = max((len(losses_by_epoch(curve)) for curve in curves), default=0)
-        return Measured(
-            said=f"{point.label}: {numbers.counted(most, 'epoch')} with an evaluation, and {LEAST_EPOCHS} are needed"
-        )
-    return _estimated(point.label, shares)
+        most = numbers.counted(max((each.epochs for each in falls), default=0), "epoch")
+        return Measured(said=f"{point.label}: {most} with an evaluation, and {LEAST_EPOCHS} are needed")
+    found = _estimated(point.label, shares)
+    within = found.interval and dataclasses.replace(
+        found.interval, low=max(found.interval.low, 0.0), high=min(found.interval.high, 1.0)
+    )
+    return dataclasses.replace(found, interval=within)
 
 
 def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | None) -> Measured:

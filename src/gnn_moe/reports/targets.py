@@ -1,8 +1,8 @@
 """Targets, measured: met, not met, or cannot be told.
 
 A target is met where the whole interval of what was measured lies on its good side, not met where it lies on the other,
-and cannot be told in between, or where there is no interval. The seed's targets are in seed_targets.toml; `--targets`
-takes a file of the same form.
+and cannot be told in between, or where there is no interval or one without width: of seeds that do not differ. The
+seed's targets are in seed_targets.toml; `--targets` takes a file of the same form.
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ def seed_targets() -> tuple[Target, ...]:
     return parse_targets(text, _FILE)
 
 
+def stable_loss_reduction() -> Target:
+    """The seed's target of convergence: the one definition of a loss that falls steadily."""
+    return next(target for target in seed_targets() if target.measure == "epochs_falling")
+
+
 def read_targets(path: str | Path) -> tuple[Target, ...]:
     """Those of a file.
 
@@ -115,7 +120,7 @@ def _target(table: Mapping[str, Any], where: str) -> Target:
 
 def outcome_of(target: Target, found: Measured) -> Outcome:
     """Whether a target is met."""
-    if found.interval is None:
+    if found.interval is None or not found.interval.has_width:
         return "cannot be told"
     ends = [target.holds(end) for end in (found.interval.low, found.interval.high)]
     return "met" if all(ends) else "cannot be told" if any(ends) else "not met"
@@ -161,7 +166,7 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
         rows.append(_row(target, found))
     rule = (
         "Met: the whole interval lies on the good side of the target; not met: it lies on the other side; cannot be "
-        "told: it holds the target, or there is no interval."
+        "told: it holds the target, or there is no interval, or the seeds do not differ, which gives it no width."
     )
     table = Table(caption="Targets and success metrics", columns=_COLUMNS, rows=tuple(rows))
     return Section(title="Targets and success metrics", anchor="targets", blocks=(Paragraph(rule), table))
