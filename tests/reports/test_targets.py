@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +17,12 @@ from gnn_moe.errors import BadInput
 from gnn_moe.reports.document import Table
 from gnn_moe.reports.measures import MEASURES, Measured, measure_number
 from gnn_moe.reports.targets import Target, outcome_of, parse_targets, read_targets, seed_targets, targets_section
+from gnn_moe.studies.presets import find_preset
+from gnn_moe.studies.space import values_of
 from gnn_moe.studies.statistics import Interval, t_interval
 from tests.reports.made_runs import group_of, tables, write_run
 
+SEED = Path(os.environ.get("GNN_MOE_SHARED", Path(__file__).parents[3] / "shared")) / "seed.md"
 TARGETS = "Targets and success metrics"
 
 
@@ -41,7 +47,28 @@ def test_the_interval_decides() -> None:
 
 def test_the_seeds_targets_are_all_measured() -> None:
     assert {each.measure for each in seed_targets()} <= set(MEASURES)
-    assert len(seed_targets()) == 6
+    assert len(seed_targets()) == 7 + 3 * 3
+
+
+@pytest.mark.skipif(not SEED.is_file(), reason=f"no {SEED}: set GNN_MOE_SHARED to the folder that holds seed.md")
+def test_what_the_seed_expects_of_its_configurations_are_targets() -> None:
+    text = SEED.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) +\| [\d.]+-([\d.]+) +\| \d+-(\d+) +\| \d+-(\d+) min", text, flags=re.MULTILINE)
+    assert [name for name, *_ in rows] == ["Efficiency", "Performance", "Comparison"]
+    for name, *wanted in rows:
+        found = [each for each in seed_targets() if each.name.startswith(f"Expected of the {name.lower()} conf")]
+        assert [(each.measure, each.side) for each in found] == [
+            (measure, "at_most") for measure in ("loss", "perplexity", "minutes")
+        ]
+        assert [each.value for each in found] == [float(value) for value in wanted]
+        preset = find_preset(f"seed-{name.lower()}")
+        written = values_of(preset.baseline)
+        for each in found:
+            assert {flag: written[flag] for flag in each.settings} == each.settings
+            assert each.num_eval_samples in (None, written["num_eval_samples"])
+    for line in ("Beat GNN baseline", "Maintain efficiency", "Show learning", "Convergence", "Generalization"):
+        assert f"**{line}:**" in text
+    assert "**Interpretability:** Meaningful hyperedge weight patterns" in text
 
 
 BAD = {
@@ -54,6 +81,8 @@ BAD = {
     '[[target]]\nname = "a"\nmeasure = "loss"\nbelow = nan': "must be a number",
     '[[target]]\nmeasure = "loss"\nbelow = 1': "name None must be a text",
     '[[target]]\nname = "a"\nmeasure = "loss"\nbelo = 1': "did you mean below",
+    '[[target]]\nname = "a"\nmeasure = "loss"\nbelow = 1\nsettings = 3': "settings 3 must be a table",
+    '[[target]]\nname = "a"\nmeasure = "loss"\nbelow = 1\nsettings = { num_expert = 2 }': "did you mean num_experts",
 }
 
 
@@ -129,6 +158,47 @@ def test_the_gap_to_training_is_held_against_the_seeds_target(
     (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
     assert float(row[2]) == pytest.approx(np.mean(gaps), abs=1e-4)
     assert row[5] == outcome
+
+
+def test_a_target_of_a_configuration_is_asked_of_its_runs_alone(tmp_path: Path) -> None:
+    for experts in (2, 4):
+        for seed in (1, 2, 3):
+            name, found = f"{experts}-{seed}", 5.0 - experts / 10 + seed / 100
+            write_run(tmp_path / name, num_experts=experts, seed=seed, loss=found, minutes=2.0 + seed)
+    of_two = {"settings": {"num_experts": 2}, "side": "at_most"}
+    wanted = (
+        target(measure="loss", value=4.9, **of_two),
+        target(measure="perplexity", value=200.0, **of_two),
+        target(measure="minutes", value=9.0, **of_two),
+        target(settings={"num_experts": 2, "gnn_layers": 7}),
+    )
+    loss, perplexity, minutes, nowhere = tables(targets_section(group_of(tmp_path), wanted))[TARGETS]
+    of_loss = t_interval([4.81, 4.82, 4.83])
+    assert loss[2:6] == ["4.82", f"{of_loss.low:.4g} to {of_loss.high:.4g}", "3", "met"]
+    assert loss[6] == "num_experts 2", "one point has these settings, so none was picked"
+    low, high = math.exp(of_loss.low), math.exp(of_loss.high)
+    assert perplexity[2:6] == [f"{math.exp(4.82):.4g}", f"{low:.4g} to {high:.4g}", "3", "met"]
+    assert minutes[2:6] == ["4", "1.516 to 6.484", "3", "met"]
+    assert (nowhere[5], nowhere[6]) == ("cannot be told", "no run with num_experts 2, gnn_layers 7")
+
+
+@pytest.mark.parametrize(("repeats", "outcome"), [(2, "met"), (1, "met"), (0, "cannot be told")])
+def test_patterns_mean_something_where_they_repeat(tmp_path: Path, repeats: int, outcome: str) -> None:
+    """Six hyperedges of four experts in two layers, some of whose changes have one order in all seeds."""
+    incidence = np.array(
+        [[float(expert in pair) for pair in itertools.combinations(range(4), 2)] for expert in range(4)]
+    )
+    draw = np.random.default_rng(1)
+    for seed in range(1, 6):
+        record = {"steps": [0, 20], "incidence": incidence}
+        for layer in range(2):
+            change = np.arange(6.0) if layer < repeats else draw.permutation(6)
+            record[f"layer_{layer}/hyperedge_weights"] = 1 + np.outer([0.0, 0.1], change)
+        write_run(tmp_path / str(seed), coupler_type="HGNN", num_layers=2, seed=seed, coupling=record)
+    (wanted,) = [each for each in seed_targets() if each.measure == "repeating_patterns"]
+    (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
+    assert row[2:6] == [f"{repeats / 2:g}", f"{repeats / 2:g} to 1", "5", outcome]
+    assert row[6] == f"baseline: {repeats} of 2 graphs"
 
 
 def write_movement(folder: Path, changes: Sequence[float]) -> None:

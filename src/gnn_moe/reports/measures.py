@@ -16,11 +16,12 @@ from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.costs import unsteady
+from gnn_moe.reports.couplings import read_couplings
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, RunCurve, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.effect_size import effect_size_interval
-from gnn_moe.studies.statistics import Interval, mean_estimate, paired_differences
+from gnn_moe.studies.statistics import LEVEL, Interval, mean_estimate, paired_differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Measured:
     value: float | None = None
     interval: Interval | None = None
     seeds: int = 0
+    is_bound: bool = False
+    """The interval is what tests bound, and no spread of values: without width it is as good."""
 
 
 def candidates(group: Group, kind: str | None) -> list[Point]:
@@ -82,6 +85,24 @@ def measure_loss(group: Group, _: str, arm: str | None, against: str | None) -> 
     return measure_number(group, group.loss_name, arm, against)
 
 
+def measure_perplexity(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
+    """e to the power of the mean loss over seeds; its interval's ends likewise."""
+    found = measure_loss(group, _, arm, against)
+    return found if found.value is None else _exponential(found, found.value)
+
+
+def _exponential(found: Measured, value: float) -> Measured:
+    interval = found.interval and dataclasses.replace(
+        found.interval, low=math.exp(found.interval.low), high=math.exp(found.interval.high)
+    )
+    return dataclasses.replace(found, value=math.exp(value), interval=interval)
+
+
+def measure_minutes(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
+    """The minutes of training."""
+    return measure_number(group, "train_minutes", arm, against)
+
+
 def _paired(group: Group, name: str, arm: str | None, against: str | None, *, logarithms: bool) -> Measured:
     point = lowest(group, arm)
     if point is None:
@@ -103,10 +124,7 @@ def _paired(group: Group, name: str, arm: str | None, against: str | None, *, lo
     logarithms_2n = ([math.log(value) for value in values] for values in zip(*pairs, strict=True))
     found = _estimated(f"{point.label} over {other.label}, by seed", paired_differences(*logarithms_2n).tolist())
     assert found.value is not None
-    interval = found.interval and dataclasses.replace(
-        found.interval, low=math.exp(found.interval.low), high=math.exp(found.interval.high)
-    )
-    return dataclasses.replace(found, value=math.exp(found.value), interval=interval)
+    return _exponential(found, found.value)
 
 
 def measure_loss_difference(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
@@ -147,6 +165,30 @@ def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> M
         value=ratio,
         interval=effect_size_interval(layer.common.mean, spread, seeds),
         seeds=seeds,
+    )
+
+
+def measure_repeating_patterns(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
+    """The share of graphs whose pattern is shown to repeat between seeds; it may be true of the others too."""
+    point = lowest(group, arm)
+    if point is None:
+        return _no_run(arm)
+    found, _notes = read_couplings(dataclasses.replace(group, points=(point,)))
+    if not found:
+        return Measured(said=f"{point.label}: no record of learned strengths")
+    repeats = found[0].repeats
+    told = [each for each in repeats if not each.verdict.startswith("cannot be told")]
+    seeds = len(found[0].runs)
+    if not told:
+        return Measured(said=f"{point.label}, all of {len(repeats)} graphs: {repeats[0].verdict}", seeds=seeds)
+    shown = sum(each.verdict.startswith("repeats") for each in told)
+    share = shown / len(repeats)
+    return Measured(
+        said=f"{point.label}: {shown} of {numbers.counted(len(repeats), 'graph')}",
+        value=share,
+        interval=Interval(low=share, high=1.0, level=LEVEL),
+        seeds=seeds,
+        is_bound=True,
     )
 
 
@@ -193,8 +235,11 @@ def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | 
 MEASURES: Mapping[str, Callable[[Group, str, str | None, str | None], Measured]] = {
     "loss": measure_loss,
     "loss_difference": measure_loss_difference,
+    "perplexity": measure_perplexity,
+    "minutes": measure_minutes,
     "minutes_ratio": measure_minutes_ratio,
     "movement_over_spread": measure_movement,
+    "repeating_patterns": measure_repeating_patterns,
     "epochs_falling": measure_epochs_falling,
     "generalisation_gap": measure_generalisation_gap,
 }
