@@ -10,25 +10,66 @@ import pytest
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.run_curves import descent, read_curves
 from gnn_moe.reports.sources import read_sources
+from gnn_moe.reports.targets import seed_targets, targets_section
 from tests.reports.made_runs import eval_row, figures, group_of, hrefs, rendered, tables, train_row, words, write_run
 
 STABLE = "Stable loss reduction"
 GAP = "Training and evaluation, not measured alike"
 
 
+FALLING = [20.0 - n for n in range(10)]
+ONCE_UP = [*FALLING[:8], 13.5, 11.0]
+"""Falls in 8 of 9."""
+MOSTLY_UP = [*FALLING[:4], 18.0, 19.0, 20.0, 21.0, 22.0, 23.0]
+"""Falls in 3 of 9."""
+
+
 @pytest.mark.parametrize(
-    ("losses", "said"),
+    ("losses", "epochs", "falls"),
+    [([], 0, 0), ([5.0], 1, 0), ([5, 4, 4.5], 3, 1), ([1] * 10, 10, 0), (FALLING, 10, 9), (ONCE_UP, 10, 8)],
+)
+def test_an_epoch_falls_where_its_loss_is_below_the_one_before(losses: list[float], epochs: int, falls: int) -> None:
+    found = descent(losses)
+    assert (found.epochs, found.falls) == (epochs, falls)
+    assert found.share == (None if epochs < 10 else falls / 9)
+
+
+LONG = [30.0 - n for n in range(31)]
+"""Falls in 30 of 30."""
+LONG_ONCE_UP = [*LONG[:-1], LONG[-2] + 1]
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "said"),
     [
-        ([], "cannot be told: 0 epochs"),
-        ([5.0], "cannot be told: 1 epoch"),
-        (range(19, 10, -1), "cannot be told: 9 epochs"),
-        (range(20, 10, -1), "stable: fell in 9 of 9 epochs after the first"),
-        ([20, *range(19, 11, -1), 12], "not stable: fell in 8 of 9 epochs after the first"),
-        ([1] * 10, "not stable: fell in 0 of 9 epochs after the first"),
+        ([LONG, LONG, LONG, LONG, LONG_ONCE_UP], "stable"),
+        ([MOSTLY_UP, MOSTLY_UP, ONCE_UP[:4] + MOSTLY_UP[3:]], "not stable"),
+        ([FALLING, ONCE_UP, MOSTLY_UP], "cannot be told"),
+        ([FALLING], "cannot be told: 1 seed, and an interval needs two"),
+        ([FALLING] * 3, "cannot be told: its seeds do not differ, and nothing says how far another would lie"),
+        ([FALLING[:9]] * 2, "cannot be told: 9 epochs with an evaluation, and 10 are needed"),
     ],
 )
-def test_ten_epochs_that_all_fall_are_stable(losses: list[float], said: str) -> None:
-    assert descent(list(losses)).in_words() == said
+def test_the_sections_verdict_is_that_of_the_seeds_target(
+    tmp_path: Path, by_seed: list[list[float]], said: str
+) -> None:
+    for seed, losses in enumerate(by_seed, 1):
+        rows = [eval_row(10 * n, loss, epoch=n) for n, loss in enumerate(losses, 1)]
+        write_run(tmp_path / f"s{seed}", coupler_type="HGNN", seed=seed, rows=rows)
+    group = group_of(tmp_path)
+    (row,) = tables(convergence_section(group))[STABLE]
+    assert row[7] == said
+    (wanted,) = [each for each in seed_targets() if each.measure == "epochs_falling"]
+    (target_row,) = tables(targets_section(group, (wanted,)))["Targets and success metrics"]
+    assert target_row[5] == {"stable": "met", "not stable": "not met"}.get(said, "cannot be told")
+
+
+def test_falls_of_seeds_are_told_from_the_fewest_to_the_most(tmp_path: Path) -> None:
+    for seed, losses in enumerate((FALLING, ONCE_UP, MOSTLY_UP), 1):
+        rows = [eval_row(10 * n, loss, epoch=n) for n, loss in enumerate(losses, 1)]
+        write_run(tmp_path / f"s{seed}", seed=seed, rows=rows)
+    (row,) = tables(convergence_section(group_of(tmp_path)))[STABLE]
+    assert row[1:5] == ["10", "3 to 9", f"{20 / 27:.2f}", "0.0000 to 1.0000"]
 
 
 def test_means_over_seeds_by_epoch_and_a_band(tmp_path: Path) -> None:
@@ -42,7 +83,8 @@ def test_means_over_seeds_by_epoch_and_a_band(tmp_path: Path) -> None:
     assert found.minutes(20) == 3.0
     section = convergence_section(group)
     (row,) = tables(section)[STABLE]
-    assert row[1:6] == ["10", "9", "20.5000", "11.5000", "stable: fell in 9 of 9 epochs after the first"]
+    assert row[1:4] == ["10", "9", "1.00"]
+    assert row[5:7] == ["20.5000", "11.5000"]
     steps, minutes = figures(section)
     assert (steps.name, minutes.name) == ("curves-steps", "curves-minutes")
     assert "least to greatest" in steps.caption
@@ -109,7 +151,8 @@ def test_seeds_without_a_common_step_have_no_mean(tmp_path: Path) -> None:
     write_run(tmp_path / "s2", seed=2, rows=[eval_row(2, 5.0)])
     section = convergence_section(group_of(tmp_path))
     assert "share no evaluated step" in words(section)
-    assert tables(section)[STABLE][0][5] == "cannot be told: 0 epochs"
+    assert tables(section)[STABLE][0][1] == "0"
+    assert tables(section)[STABLE][0][7] == "cannot be told: 1 epoch with an evaluation, and 10 are needed"
 
 
 def test_of_many_points_ten_are_named(tmp_path: Path) -> None:

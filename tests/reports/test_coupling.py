@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyArrowPatch
+from scipy import stats
 
 from gnn_moe.figures.heat_maps import HeatMap
 from gnn_moe.figures.style import Floats
@@ -77,6 +78,8 @@ def test_too_few_seeds_and_connections_are_not_called_noise() -> None:
     (repeat,) = with_verdicts([agree([[1, 2]] * 4)])
     assert repeat.agreement.smallest_p == pytest.approx(1 / 8)
     assert repeat.verdict == "cannot be told: so few connections and seeds give p 0.125 at best"
+    for repeat in with_verdicts([agree([[1, 2]] * 4)] * 10):
+        assert repeat.verdict.endswith("give p 0.125 at best, 1 after Holm over 10 graphs")
 
 
 def test_edges_are_the_strongest_and_keep_their_direction() -> None:
@@ -113,9 +116,10 @@ def test_a_hypergraph_has_its_figures_and_its_verdict(hgnn: Path) -> None:
         assert rendered(figure)
     (row,) = tables(section)["Movement and agreement: baseline"]
     assert row[0] == "Layer 0"
-    assert row[5] == "6 of 6"
-    assert row[8] == "repeats between seeds"
+    assert row[6] == "6 of 6"
+    assert row[9] == "repeats between seeds"
     said = words(section)
+    assert "of 6 single connections 6 are shown to have moved alike in the seeds" in said
     assert "1 of 1 graphs have a pattern that repeats" in said
     assert "are equal; the one that moved most moved by 0." in said
     assert "where the strengths started" not in said
@@ -133,6 +137,46 @@ def test_strong_looks_alike_in_the_graph_and_in_the_heat_map(hgnn: Path) -> None
     assert lightness == sorted(lightness, reverse=True), "the weakest line comes first and is the lightest"
     assert colors[-1] == image.cmap(1.0)
     assert colors[0] == image.cmap(0.0)
+
+
+def test_a_graph_can_be_shown_to_have_moved_where_no_connection_is(tmp_path: Path) -> None:
+    """In the first layer what one connection gains another loses, in each seed; in the second all is noise."""
+    changes_nLM = []
+    for seed in range(1, 6):
+        draw = np.random.default_rng(seed)
+        swing = 0.2 * draw.normal(size=3)
+        first_M = 0.05 + np.concatenate([swing, -swing]) + 0.01 * draw.normal(size=6)
+        changes_nLM.append([first_M, 0.2 * draw.normal(size=6)])
+        record = hypergraph(first_M)
+        record["layer_1/hyperedge_weights"] = hypergraph(changes_nLM[-1][1])["layer_0/hyperedge_weights"]
+        write_run(tmp_path / f"s{seed}", seed=seed, coupler_type="HGNN", num_layers=2, coupling=record)
+    common_nL = np.mean(changes_nLM, axis=2)
+    alone = sorted(float(p) for p in stats.ttest_1samp(common_nL, 0).pvalue)
+    assert 2 * alone[0] < 0.05 < alone[1]
+    assert stats.ttest_1samp(changes_nLM, 0).pvalue.min() * 12 > 0.05
+    section = coupling_section(group_of(tmp_path))
+    said = words(section)
+    assert "Of 2 graphs 1 is shown to have moved as a whole" in said
+    assert "of 12 single connections none is shown to have moved alike in the seeds" in said
+    assert "none moved" not in said
+    first, second = tables(section)["Movement and agreement: baseline"]
+    assert [float(row[3].replace("−", "-")) for row in (first, second)] == [
+        pytest.approx(2 * alone[0], rel=0.01),
+        pytest.approx(alone[1], rel=0.01),
+    ]
+    assert (first[6], second[6]) == ("0 of 6", "0 of 6")
+
+
+def test_one_seed_is_told_in_a_sentence(tmp_path: Path) -> None:
+    record = hypergraph(np.arange(6.0) / 100)
+    record["layer_1/hyperedge_weights"] = hypergraph(np.arange(6.0) / 50)["layer_0/hyperedge_weights"]
+    write_run(tmp_path / "s1", coupler_type="HGNN", num_layers=2, seed=1, coupling=record)
+    section = coupling_section(group_of(tmp_path))
+    assert (
+        "One seed, 1; what it learned cannot be told from chance, nor whether a pattern repeats. From step 0 to 20 its "
+        "strengths moved in the mean by +0.02500 (Layer 0) to +0.05000 (Layer 1) in 2 graphs." in words(section)
+    )
+    assert "Movement and agreement: baseline" not in tables(section)
 
 
 @pytest.mark.parametrize("name", ["adjacency", "mixing"])
@@ -195,10 +239,35 @@ def test_ablations_and_similarity_are_read_where_they_are_kept(hgnn: Path) -> No
     section = coupling_section(group_of(hgnn))
     (lost_row,) = tables(section)["What trained models lose by an ablation"]
     assert lost_row[1:5] == ["coupler", "5.0000", "5.1100", "+0.1100"]
-    assert lost_row[6] == "the coupling helps"
+    assert lost_row[6] == "the trained model relies on its coupler"
+    assert "takes the coupler's own maps too, not the exchange alone" in words(section)
+    assert "a control that was trained without exchange (--coupler_type mean)" in words(section)
     (alike,) = tables(section)["Similarity of experts"]
     assert alike[1:6] == ["0", "0.900", "0.250", "", "0.110"]
     assert str(hgnn / "s1") in hrefs(section)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "lost", "said"),
+    [
+        ("coupler", (-0.10, -0.11, -0.12), "the trained model is better without its coupler"),
+        ("coupler", (-0.10, 0.11, 0.02), "no evidence that its coupler matters"),
+        ("coupler", (0.25, 0.25, 0.25), "cannot be told: the seeds do not differ"),
+        ("shuffle_graph", (0.10, 0.11, 0.12), "the trained model relies on where its learned strengths lie"),
+        ("uniform_weights", (0.10, 0.11, 0.12), "the trained model relies on how its learned strengths differ"),
+    ],
+)
+def test_an_ablation_says_what_a_trained_model_relies_on_and_no_more(
+    hgnn: Path, ablation: str, lost: tuple[float, ...], said: str
+) -> None:
+    for seed, difference in enumerate(lost, 1):
+        answer = {ablation: {"reported_loss": 5.0 + seed, "ablated_reported_loss": 5.0 + seed + difference}}
+        (hgnn / f"s{seed}" / "ablations.json").write_text(json.dumps(answer), encoding="utf-8")
+    section = coupling_section(group_of(hgnn))
+    (row,) = tables(section)["What trained models lose by an ablation"]
+    assert row[6] == said
+    assert "coupling helps" not in words(section)
+    assert ("the coupler's own maps" in words(section)) == (ablation == "coupler")
 
 
 def test_only_the_best_points_are_drawn(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from gnn_moe.config import ModelConfig, OutputConfig, RunConfig, TrainingConfig, to_dict
 from gnn_moe.errors import BadInput
@@ -101,6 +102,17 @@ def test_p_values_hold_for_all_layers_together() -> None:
     assert layer_drifts([]) == ()
 
 
+def test_p_values_of_whole_graphs_hold_for_all_graphs_together() -> None:
+    changes = [0.5 + drawn((4, 3), 0), 0.1 + drawn((4, 2), 1), np.zeros((4, 2))]
+    layers = layer_drifts([change(each) for each in changes])
+    alone = [float(stats.ttest_1samp(each.mean(axis=1), 0).pvalue) for each in changes[:2]]
+    assert [layer.common_p_value for layer in layers] == [*map(pytest.approx, alone), None]
+    least = min(2 * min(alone), 1.0)
+    greatest = max(least, *alone)
+    expected = [least, greatest] if alone[0] < alone[1] else [greatest, least]
+    assert [layer.common_holm_p_value for layer in layers] == [*map(pytest.approx, expected), None]
+
+
 def test_one_seed_has_no_spread() -> None:
     (found,) = layer_drifts([change([[0.5, 0.1]])])
     assert found.common.mean == pytest.approx(0.3)
@@ -108,6 +120,7 @@ def test_one_seed_has_no_spread() -> None:
     assert found.common.reason is not None
     assert (found.common_ratio, found.ratio, found.ratio_by_chance) == (None, None, None)
     assert [one.p_value for one in found.connections] == [None, None]
+    assert (found.common_p_value, found.common_holm_p_value) == (None, None)
 
 
 def test_rounding_of_the_record_is_no_change() -> None:

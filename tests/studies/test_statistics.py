@@ -22,6 +22,7 @@ from gnn_moe.studies.statistics import (
     holm,
     mean_estimate,
     minimum_detectable_difference,
+    paired_differences,
     scaling_fit,
     sign_flip_test,
     t_interval,
@@ -249,6 +250,17 @@ def test_choosing_on_one_half_leaves_no_luck_in_the_other() -> None:
     assert chosen[:, chooses:].mean() == pytest.approx(4.5, abs=0.04)
 
 
+def test_differences_that_rounding_alone_tells_apart_are_equal() -> None:
+    ours, theirs = [1.1, 4.3, 6.3], [1.0, 4.2, 6.2]
+    assert np.ptp(np.subtract(ours, theirs)) > 0
+    found = mean_estimate(paired_differences(ours, theirs))
+    assert found.mean == pytest.approx(0.1, abs=1e-15)
+    assert found.spread == 0
+    assert found.interval is not None
+    assert not found.interval.has_width
+    assert paired_differences([5.0, 6.0], [4.0, 4.0 + 1e-12]).tolist() == [1.0, 6.0 - (4.0 + 1e-12)]
+
+
 BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "nan": (lambda: t_interval([1.0, math.nan]), "value nan at position 1"),
     "infinite": (lambda: sign_flip_test([math.inf], generator=generator()), "value inf at position 0"),
@@ -260,6 +272,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "pairs": (lambda: minimum_detectable_difference(1.0, 1), "pairs 1"),
     "spread": (lambda: minimum_detectable_difference(-1.0, 5), r"spread -1\.0"),
     "power": (lambda: minimum_detectable_difference(1.0, 5, power=0.04), "power 0.04 must be between 0.05 and 1"),
+    "pairs by seed": (lambda: paired_differences([1, 2], [1]), "2 and 1 values"),
     "lengths": (lambda: scaling_fit([1, 2], [1]), "2 sizes and 1 losses"),
     "size": (lambda: scaling_fit([1, 0], [1, 2]), "size 0 of point 1"),
     "loss": (lambda: scaling_fit([1, 2], [math.nan, 2]), "loss nan of point 0"),

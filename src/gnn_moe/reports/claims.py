@@ -5,13 +5,14 @@ judge({"claim": "3 GNN layers optimal", "kind": "best", "value": 3}, table)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gnn_moe.reports import insights, numbers
 from gnn_moe.reports.returns import returns_of
 from gnn_moe.reports.swept import Entry, Swept, most_efficient, rank
+from gnn_moe.studies.space import Value
 
 Standing = Literal["follows", "one seed cannot carry it", "does not follow", "cannot be told"]
 
@@ -40,6 +41,30 @@ def judge(claim: Mapping[str, Any], table: Swept) -> Judgement:
     entry = next((entry for entry in table.entries if entry.value == claim["value"]), None)
     standing, why = _KINDS[claim["kind"]](table, entry)
     return Judgement(claim=claim["claim"], standing=standing, why=why)
+
+
+def judge_sum(claim: Mapping[str, Any], tables: Sequence[Swept], baseline: Mapping[str, Value]) -> Judgement:
+    """Holds a claim that takes the values of several sweeps at once against tables that change one field at a time.
+
+    Args:
+        claim: `claim`, what it is `of`, and `values`, by field, each of which has its table.
+        tables: all around one baseline.
+        baseline: its settings.
+    """
+    by_field = {table.field: {entry.value: entry for entry in table.entries} for table in tables}
+    changes = {
+        field: by_field[field][value].loss - by_field[field][baseline[field]].loss
+        for field, value in claim["values"].items()
+    }
+    (start,) = {by_field[field][baseline[field]].loss for field in changes}
+    each = "; ".join(f"{name} {claim['values'][name]} {numbers.difference(found)}" for name, found in changes.items())
+    why = (
+        f"{claim['of']} takes values of {len(changes)} sweeps at once; each changes one field of a baseline with loss "
+        f"{numbers.loss(start)}: {each}. Added up they give "
+        f"{numbers.loss(start + sum(changes.values()))}, but no run changes two fields, so whether they add up "
+        "(interaction) was not tested."
+    )
+    return Judgement(claim=claim["claim"], standing="cannot be told", why=why)
 
 
 _Found = tuple[Standing, str]

@@ -27,8 +27,10 @@ from gnn_moe.reports.marks import (
     static_label,
     trace_of,
 )
-from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, gaps_of, read_curves
+from gnn_moe.reports.measures import Measured, falling_of
+from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group
+from gnn_moe.reports.targets import outcome_of, stable_loss_reduction
 from gnn_moe.studies.statistics import mean_estimate
 
 _LOSS_TITLE = "evaluation loss, nats a token"
@@ -36,7 +38,12 @@ _X_TITLES = {"steps": "steps", "minutes": "minutes of training and evaluation"}
 _DESCENT_COLUMNS = (
     Column(title="point", numeric=False),
     Column(title="epochs", explains="with an evaluation of every seed"),
-    Column(title="falls", explains="epochs whose mean evaluation loss over seeds is below that of the epoch before"),
+    Column(
+        title="falls",
+        explains="epochs of a seed whose evaluation loss is below that of the epoch before, least to greatest of seeds",
+    ),
+    Column(title="share", explains="of a seed's epochs after the first, those that fell; mean over seeds"),
+    Column(title="95 % interval", numeric=False, explains="t interval of the share over seeds"),
     Column(title="first epoch", explains="mean evaluation loss at its last evaluation, nats a token"),
     Column(title="last epoch", explains="the same"),
     Column(title="stable loss reduction", numeric=False),
@@ -173,30 +180,45 @@ def curves_chart(name: str, found: Sequence[PointCurve]) -> dict[str, Any]:
 
 
 def _descent_table(found: Sequence[PointCurve]) -> Table:
+    wanted = stable_loss_reduction().in_words()
+    stable = (
+        f"Stable: the whole interval of the share is {wanted}, of {LEAST_EPOCHS} epochs or more, as the seed's target "
+        "of convergence has it; not stable: it lies below; cannot be told: it holds that, or the seeds do not differ."
+    )
     return Table(
         caption="Stable loss reduction",
         columns=_DESCENT_COLUMNS,
         rows=tuple(map(_descent_row, found)),
         notes=(
-            f"Stable: the mean loss over seeds fell in every epoch after the first, of {LEAST_EPOCHS} epochs or more.",
-            "An epoch is judged by its last evaluation that every seed has.",
+            stable,
+            "An epoch is judged by its last evaluation; means of its loss are at the last that every seed has.",
         ),
     )
 
 
 def _descent_row(each: PointCurve) -> tuple[Cell, ...]:
     losses = each.by_epoch
-    fell = descent(losses)
+    falling = falling_of(each.point, each.curves)
+    falls = sorted(descent(losses_by_epoch(curve)).falls for curve in each.curves)
     runs = [curve.run for curve in each.curves]
     return (
         Cell(each.point.label, each.point.label),
-        number_cell(fell.epochs, numbers.whole, runs),
-        number_cell(fell.falls, numbers.whole, runs),
+        number_cell(len(losses), numbers.whole, runs),
+        Cell(str(falls[0]) if falls[0] == falls[-1] else f"{falls[0]} to {falls[-1]}", falls[0]),
+        number_cell(falling.value, numbers.ratio, runs),
+        Cell(numbers.interval(falling.interval) if falling.interval else ""),
         number_cell(losses[0] if losses else None, numbers.loss, runs),
         number_cell(losses[-1] if losses else None, numbers.loss, runs),
-        Cell(fell.in_words(), fell.share),
+        Cell(_stable_in_words(each, falling)),
         Cell(seed_links(runs), len(runs)),
     )
+
+
+def _stable_in_words(each: PointCurve, falling: Measured) -> str:
+    said = {"met": "stable", "not met": "not stable", "cannot be told": "cannot be told"}
+    outcome = said[outcome_of(stable_loss_reduction(), falling)]
+    reason = falling.said.removeprefix(each.point.label).lstrip(":; ")
+    return f"{outcome}: {reason}" if reason else outcome
 
 
 def _gap_blocks(found: Sequence[PointCurve]) -> list[Block]:

@@ -22,7 +22,7 @@ from gnn_moe.reports.coupling_figures import (
 )
 from gnn_moe.reports.coupling_questions import ablation_section, similarity_section
 from gnn_moe.reports.couplings import PointCoupling, Repeat, read_couplings
-from gnn_moe.reports.document import Block, Cell, Column, Figure, Paragraph, Section, Table
+from gnn_moe.reports.document import Block, Cell, Column, Figure, Paragraph, Section, Table, Text, spans
 from gnn_moe.reports.marks import number_cell, seed_links
 from gnn_moe.reports.sources import Group
 from gnn_moe.studies.drift import LayerDrift
@@ -38,11 +38,16 @@ _COLUMNS = (
     Column(title="graph", numeric=False),
     Column(title="change in common", explains="of all its connections, last minus first strength, mean over seeds"),
     Column(title="95 % interval", numeric=False, explains="t interval over seeds, of this graph alone"),
+    Column(title="p of the change", explains="paired t of the change in common, after Holm over all graphs"),
     Column(title="movement over spread", explains="root mean square of the mean changes over that of their spreads"),
     Column(title="by chance", explains="about what that would be if nothing moved alike in the seeds"),
-    Column(title="connections that moved", numeric=False, explains="paired t, p below 0.05 after Holm over all"),
+    Column(
+        title="connections shown to have moved",
+        numeric=False,
+        explains="paired t, p below 0.05 after Holm over the connections of all graphs",
+    ),
     Column(title="agreement", explains="mean rank correlation of the changes over pairs of seeds; by chance 0"),
-    Column(title="p after Holm", explains="of the agreement, against shuffled connections, over all graphs"),
+    Column(title="p of the agreement", explains="against shuffled connections, after Holm over all graphs"),
     Column(title="pattern", numeric=False),
 )
 _NOTES = (
@@ -80,13 +85,14 @@ def coupling_section(group: Group, *, groups: int = 1) -> Section:
 
 def _point_section(found: PointCoupling, number: int, *, drawn: bool) -> Section:
     slug = f"{number}-{re.sub(r'[^a-z0-9]+', '-', found.point.label.lower()).strip('-')[:40]}".strip("-")
+    several = len(found.runs) > 1
     return Section(
         title=found.point.label,
         anchor=f"coupling-{slug}",
         blocks=(
-            Paragraph(_in_words(found)),
+            Paragraph(_in_words(found) if several else _of_one_seed(found)),
             *(_figures(found, slug) if drawn else ()),
-            _table(found),
+            *((_table(found),) if several else ()),
         ),
     )
 
@@ -103,15 +109,38 @@ def _in_words(found: PointCoupling) -> str:
     )
     said += [f"it cannot be told of {untold} of {graphs} graphs whether a pattern repeats"] if untold else []
     sentence = "; ".join(said)
-    moved = ""
-    if found.drift is not None and len(found.drift.seeds) > 1:
-        all_connections = [one for layer in found.drift.layers for one in layer.connections]
-        count = sum(one.holm_p_value is not None and one.holm_p_value < 1 - LEVEL for one in all_connections)
-        moved = (
-            f" Of {len(all_connections)} connections {count or 'none'} moved the same way over seeds, by a paired t "
-            "test after Holm."
-        )
-    return f"{sentence[:1].upper()}{sentence[1:]}.{moved}{_start_in_words(found)}"
+    return f"{sentence[:1].upper()}{sentence[1:]}.{_movement_in_words(found)}{_start_in_words(found)}"
+
+
+def _movement_in_words(found: PointCoupling) -> str:
+    """How many graphs and connections are shown to have moved; the others may have moved too."""
+    if found.drift is None:
+        return ""
+    layers = found.drift.layers
+    connections = [one for layer in layers for one in layer.connections]
+    graphs = sum(_has_moved(layer.common_holm_p_value) for layer in layers)
+    single = sum(_has_moved(one.holm_p_value) for one in connections)
+    test = "(paired t of the change in common, p below 0.05 after Holm over all graphs)"
+    said = f" Of {numbers.counted(len(layers), 'graph')} {_shown(graphs)} to have moved as a whole {test}"
+    if len(connections) == len(layers):
+        return f"{said}; each has one connection."
+    return f"{said}; of {len(connections)} single connections {_shown(single)} to have moved alike in the seeds."
+
+
+def _shown(count: int) -> str:
+    return f"{count or 'none'} {'are' if count > 1 else 'is'} shown"
+
+
+def _of_one_seed(found: PointCoupling) -> Text:
+    """The movement of one run, in the place of a table whose other columns would be empty."""
+    said = "; what it learned cannot be told from chance, nor whether a pattern repeats."
+    if found.drift is not None:
+        layers = sorted(found.drift.layers, key=lambda layer: layer.common.mean)
+        ends = [f"{numbers.difference(end.common.mean, _DECIMALS)} ({end.title})" for end in (layers[0], layers[-1])]
+        steps = f"From step {found.drift.first_step} to {found.drift.last_step} its strengths moved in the mean by"
+        many = f"{ends[0]} to {ends[1]} in {len(layers)} graphs" if len(layers) > 1 else ends[0]
+        said += f" {steps} {many}."
+    return ["One seed, ", *spans(seed_links(found.runs)), f"{said}{_start_in_words(found)}"]
 
 
 def _start_in_words(found: PointCoupling) -> str:
@@ -191,8 +220,7 @@ def _evolution_in_words(found: PointCoupling) -> str:
 def _table(found: PointCoupling) -> Table:
     layers = {layer.title: layer for layer in found.drift.layers} if found.drift else {}
     rows = tuple(_row(found, each, layers.get(each.agreement.title)) for each in found.repeats)
-    links = seed_links(found.runs)
-    seeds = ("Seeds: ", *(links if isinstance(links, list) else [str(links)]))
+    seeds: Text = ("Seeds: ", *spans(seed_links(found.runs)))
     return Table(
         caption=f"Movement and agreement: {found.point.label}", columns=_COLUMNS, rows=rows, notes=(seeds, *_NOTES)
     )
@@ -201,9 +229,8 @@ def _table(found: PointCoupling) -> Table:
 def _row(found: PointCoupling, each: Repeat, layer: LayerDrift | None) -> tuple[Cell, ...]:
     runs = found.runs
     interval = layer.common.interval if layer else None
-    told = layer is not None and len(runs) > 1
     moved = [one for one in layer.connections if _has_moved(one.holm_p_value)] if layer else []
-    count = f"{len(moved)} of {len(layer.connections)}" if layer and told else "cannot be told"
+    count = f"{len(moved)} of {len(layer.connections)}" if layer else "cannot be told"
     return (
         Cell(each.agreement.title, each.agreement.title),
         number_cell(layer.common.mean if layer else None, lambda value: numbers.difference(value, _DECIMALS), runs),
@@ -212,6 +239,7 @@ def _row(found: PointCoupling, each: Repeat, layer: LayerDrift | None) -> tuple[
             if interval
             else (layer and layer.common.reason) or "unknown"
         ),
+        number_cell(layer.common_holm_p_value if layer else None, numbers.probability),
         number_cell(layer.ratio if layer else None, numbers.ratio),
         number_cell(layer.ratio_by_chance if layer else None, numbers.ratio),
         Cell(count, len(moved)),

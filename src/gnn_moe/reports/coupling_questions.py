@@ -10,12 +10,13 @@ from typing import Any
 from gnn_moe.checks import is_number
 from gnn_moe.config import COUPLED
 from gnn_moe.errors import BadInput
+from gnn_moe.model.ablations import COUPLER, SHUFFLE_GRAPH, UNIFORM_WEIGHTS
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Cell, Code, Column, Paragraph, Section, Table
 from gnn_moe.reports.marks import command_path, number_cell, seed_links
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.ablations import LOSSES, read_ablations
-from gnn_moe.studies.statistics import mean_estimate
+from gnn_moe.studies.statistics import MeanEstimate, mean_estimate, paired_differences
 
 MEASURES_FILE = "coupling_measures.json"
 """What `gnn-moe evaluate RUN --coupling --json` printed, kept in the run folder."""
@@ -26,16 +27,32 @@ _ABLATION_COLUMNS = (
     Column(title="ablation", numeric=False),
     Column(title="loss", explains="of the trained model as it is, nats a token, mean over seeds"),
     Column(title="ablated", explains="of the same model ablated, nats a token, mean over seeds"),
-    Column(title="difference", explains="ablated minus as it is, paired by seed: positive where the coupling helps"),
+    Column(
+        title="difference",
+        explains="ablated minus as it is, paired by seed: positive where the model loses by the ablation",
+    ),
     Column(title="95 % interval", numeric=False, explains="paired t interval over seeds, of this line alone"),
     Column(title="in words", numeric=False),
     Column(title="seeds", numeric=False),
 )
 
 
+_TAKEN = {
+    COUPLER: "its coupler",
+    SHUFFLE_GRAPH: "where its learned strengths lie",
+    UNIFORM_WEIGHTS: "how its learned strengths differ",
+}
+"""By ablation: what a model that loses by it relies on."""
+_WITHOUT_COUPLER = (
+    "The ablation coupler takes the coupler's own maps too, not the exchange alone, from a model that was trained with "
+    "them: only a control that was trained without exchange (--coupler_type mean) says whether exchange helps."
+)
+
+
 def ablation_section(group: Group) -> Section:
     """What models lose by an ablation, or how to ask."""
     rows, notes = [], []
+    ablations: set[str] = set()
     for point in group.points:
         asked: dict[str, list[tuple[Run, float, float]]] = {}
         for run in _with_folders(point):
@@ -51,11 +68,14 @@ def ablation_section(group: Group) -> Section:
                 else:
                     asked.setdefault(ablation, []).append((run, float(intact), float(ablated)))
         rows += [_ablation_row(point, ablation, found) for ablation, found in asked.items()]
+        ablations |= asked.keys()
     blocks: list[Block] = [Paragraph(note, "note") for note in notes]
     if rows:
-        note = "Verdicts that hold jointly over all arms stand where the arms are compared."
+        notes_below = ["Verdicts that hold jointly over all arms stand where the arms are compared."]
+        if COUPLER in ablations:
+            notes_below.append(_WITHOUT_COUPLER)
         caption = "What trained models lose by an ablation"
-        blocks.append(Table(caption=caption, columns=_ABLATION_COLUMNS, rows=tuple(rows), notes=(note,)))
+        blocks.append(Table(caption=caption, columns=_ABLATION_COLUMNS, rows=tuple(rows), notes=tuple(notes_below)))
     else:
         blocks += _to_ask(
             group, "No run was asked what it loses without its coupling. Where it has its checkpoints:", ABLATE
@@ -74,13 +94,8 @@ def _with_folders(point: Point) -> list[Run]:
 
 def _ablation_row(point: Point, ablation: str, found: Sequence[tuple[Run, float, float]]) -> tuple[Cell, ...]:
     runs = [run for run, _, _ in found]
-    lost = mean_estimate([ablated - intact for _, intact, ablated in found])
-    if lost.interval is None:
-        interval, said = lost.reason or "", "cannot be told"
-    else:
-        interval = numbers.interval_of_difference(lost.interval)
-        helps = "the coupling helps" if lost.mean > 0 else "the model is better without"
-        said = helps if lost.interval.excludes_zero else "no evidence that it matters"
+    lost = mean_estimate(paired_differences([ablated for *_, ablated in found], [intact for _, intact, _ in found]))
+    interval = (lost.reason or "") if lost.interval is None else numbers.interval_of_difference(lost.interval)
     return (
         Cell(point.label, point.label),
         Cell(ablation, ablation),
@@ -88,9 +103,20 @@ def _ablation_row(point: Point, ablation: str, found: Sequence[tuple[Run, float,
         number_cell(sum(ablated for _, _, ablated in found) / len(found), numbers.loss, runs),
         number_cell(lost.mean, numbers.difference, runs),
         Cell(interval),
-        Cell(said),
+        Cell(_lost_in_words(ablation, lost)),
         Cell(seed_links(runs), len(runs)),
     )
+
+
+def _lost_in_words(ablation: str, lost: MeanEstimate) -> str:
+    if lost.interval is None:
+        return "cannot be told"
+    if not lost.interval.has_width:
+        return "cannot be told: the seeds do not differ"
+    taken = _TAKEN[ablation]
+    if not lost.interval.excludes_zero:
+        return f"no evidence that {taken} matters"
+    return f"the trained model {'relies on' if lost.mean > 0 else 'is better without'} {taken}"
 
 
 def _to_ask(group: Group, text: str, flags: str) -> list[Block]:

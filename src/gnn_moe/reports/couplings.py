@@ -217,7 +217,8 @@ def with_verdicts(agreements: Sequence[Agreement]) -> tuple[Repeat, ...]:
         if p_value < 1 - LEVEL:
             verdict = "repeats between seeds"
         elif (least := each.smallest_p * len(p_values)) >= 1 - LEVEL:
-            verdict = f"cannot be told: so few connections and seeds give p {min(1.0, least):.3g} at best"
+            after = f", {min(1.0, least):.3g} after Holm over {len(p_values)} graphs" if len(p_values) > 1 else ""
+            verdict = f"cannot be told: so few connections and seeds give p {each.smallest_p:.3g} at best{after}"
         else:
             verdict = "noise: the pattern does not repeat between seeds"
         found.append(Repeat(agreement=each, holm_p_value=p_value, verdict=verdict))

@@ -16,10 +16,12 @@ from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.costs import unsteady
-from gnn_moe.reports.run_curves import LEAST_EPOCHS, descent, gaps_of, losses_by_epoch, read_curves
+from gnn_moe.reports.couplings import read_couplings
+from gnn_moe.reports.run_curves import LEAST_EPOCHS, RunCurve, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.studies.drift import read_drift
-from gnn_moe.studies.statistics import Interval, mean_estimate
+from gnn_moe.studies.effect_size import effect_size_interval
+from gnn_moe.studies.statistics import LEVEL, Interval, mean_estimate, paired_differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Measured:
     value: float | None = None
     interval: Interval | None = None
     seeds: int = 0
+    is_bound: bool = False
+    """The interval is what tests bound, and no spread of values: without width it is as good."""
 
 
 def candidates(group: Group, kind: str | None) -> list[Point]:
@@ -50,10 +54,14 @@ def counterpart(group: Group, point: Point, kind: str) -> Point | None:
     return next((each for each in group.points if kind_of(each) == kind and besides_coupler(each) == wanted), None)
 
 
+_EQUAL = "its seeds do not differ, and nothing says how far another would lie"
+
+
 def _estimated(said: str, values: Sequence[float]) -> Measured:
     """The mean of one value a seed, with its interval or why there is none."""
     found = mean_estimate(values)
-    why = f"; {found.reason}" if found.reason else ""
+    reason = _EQUAL if found.interval is not None and not found.interval.has_width else found.reason
+    why = f"; {reason}" if reason else ""
     return Measured(said=f"{said}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
 
 
@@ -77,6 +85,24 @@ def measure_loss(group: Group, _: str, arm: str | None, against: str | None) -> 
     return measure_number(group, group.loss_name, arm, against)
 
 
+def measure_perplexity(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
+    """e to the power of the mean loss over seeds; its interval's ends likewise."""
+    found = measure_loss(group, _, arm, against)
+    return found if found.value is None else _exponential(found, found.value)
+
+
+def _exponential(found: Measured, value: float) -> Measured:
+    interval = found.interval and dataclasses.replace(
+        found.interval, low=math.exp(found.interval.low), high=math.exp(found.interval.high)
+    )
+    return dataclasses.replace(found, value=math.exp(value), interval=interval)
+
+
+def measure_minutes(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
+    """The minutes of training."""
+    return measure_number(group, "train_minutes", arm, against)
+
+
 def _paired(group: Group, name: str, arm: str | None, against: str | None, *, logarithms: bool) -> Measured:
     point = lowest(group, arm)
     if point is None:
@@ -91,15 +117,14 @@ def _paired(group: Group, name: str, arm: str | None, against: str | None, *, lo
     if not pairs:
         return Measured(said=f"{point.label} and {other.label} have no seed in common")
     if not logarithms:
-        return _estimated(f"{point.label} minus {other.label}, by seed", [a - b for a, b in pairs])
+        differences = paired_differences(*zip(*pairs, strict=True))
+        return _estimated(f"{point.label} minus {other.label}, by seed", differences.tolist())
     if any(value <= 0 for pair in pairs for value in pair):
         return Measured(said=f"{point.label} and {other.label}: {name} of 0 has no ratio")
-    found = _estimated(f"{point.label} over {other.label}, by seed", [math.log(a / b) for a, b in pairs])
+    logarithms_2n = ([math.log(value) for value in values] for values in zip(*pairs, strict=True))
+    found = _estimated(f"{point.label} over {other.label}, by seed", paired_differences(*logarithms_2n).tolist())
     assert found.value is not None
-    interval = found.interval and dataclasses.replace(
-        found.interval, low=math.exp(found.interval.low), high=math.exp(found.interval.high)
-    )
-    return dataclasses.replace(found, value=math.exp(found.value), interval=interval)
+    return _exponential(found, found.value)
 
 
 def measure_loss_difference(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
@@ -132,34 +157,68 @@ def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> M
     if not ratios:
         return Measured(said=f"{point.label}: nothing is learned, or it moved alike in all seeds")
     ratio, layer = min(ratios, key=lambda pair: pair[0])
-    spread = layer.common.spread
-    interval = layer.common.interval
+    spread, seeds = layer.common.spread, len(found.seeds)
     assert spread
-    assert interval
-    ends = sorted(abs(end) / spread for end in (interval.low, interval.high))
-    crosses = interval.low <= 0 <= interval.high
     return Measured(
         said=f"{point.label}, {layer.title}, the graph that moved least of {len(ratios)}: |mean change| over its "
         "spread over seeds",
         value=ratio,
-        interval=Interval(low=0.0 if crosses else ends[0], high=ends[1], level=interval.level),
-        seeds=len(found.seeds),
+        interval=effect_size_interval(layer.common.mean, spread, seeds),
+        seeds=seeds,
+    )
+
+
+def measure_repeating_patterns(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
+    """The share of graphs whose pattern is shown to repeat between seeds; it may be true of the others too."""
+    point = lowest(group, arm)
+    if point is None:
+        return _no_run(arm)
+    found, _notes = read_couplings(dataclasses.replace(group, points=(point,)))
+    if not found:
+        return Measured(said=f"{point.label}: no record of learned strengths")
+    repeats = found[0].repeats
+    told = [each for each in repeats if not each.verdict.startswith("cannot be told")]
+    seeds = len(found[0].runs)
+    if not told:
+        return Measured(said=f"{point.label}, all of {len(repeats)} graphs: {repeats[0].verdict}", seeds=seeds)
+    shown = sum(each.verdict.startswith("repeats") for each in told)
+    share = shown / len(repeats)
+    return Measured(
+        said=f"{point.label}: {shown} of {numbers.counted(len(repeats), 'graph')}",
+        value=share,
+        interval=Interval(low=share, high=1.0, level=LEVEL),
+        seeds=seeds,
+        is_bound=True,
     )
 
 
 def measure_epochs_falling(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
-    """The share of epochs after the first in which the evaluation loss of a seed fell."""
+    """`falling_of` the arm."""
     point = lowest(group, arm)
     if point is None:
         return _no_run(arm)
-    curves = [curve for found in read_curves(group)[0] if found.point is point for curve in found.curves]
-    shares = [share for curve in curves if (share := descent(losses_by_epoch(curve)).share) is not None]
+    return falling_of(
+        point, [curve for found in read_curves(group)[0] if found.point is point for curve in found.curves]
+    )
+
+
+def falling_of(point: Point, curves: Sequence[RunCurve]) -> Measured:
+    """The share of epochs after the first in which the evaluation loss of a seed fell; its interval within 0 and 1.
+
+    Args:
+        point: that is named.
+        curves: of its seeds.
+    """
+    falls = [descent(losses_by_epoch(curve)) for curve in curves]
+    shares = [each.share for each in falls if each.share is not None]
     if not shares:
-        most = max((len(losses_by_epoch(curve)) for curve in curves), default=0)
-        return Measured(
-            said=f"{point.label}: {numbers.counted(most, 'epoch')} with an evaluation, and {LEAST_EPOCHS} are needed"
-        )
-    return _estimated(point.label, shares)
+        most = numbers.counted(max((each.epochs for each in falls), default=0), "epoch")
+        return Measured(said=f"{point.label}: {most} with an evaluation, and {LEAST_EPOCHS} are needed")
+    found = _estimated(point.label, shares)
+    within = found.interval and dataclasses.replace(
+        found.interval, low=max(found.interval.low, 0.0), high=min(found.interval.high, 1.0)
+    )
+    return dataclasses.replace(found, interval=within)
 
 
 def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
@@ -176,8 +235,11 @@ def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | 
 MEASURES: Mapping[str, Callable[[Group, str, str | None, str | None], Measured]] = {
     "loss": measure_loss,
     "loss_difference": measure_loss_difference,
+    "perplexity": measure_perplexity,
+    "minutes": measure_minutes,
     "minutes_ratio": measure_minutes_ratio,
     "movement_over_spread": measure_movement,
+    "repeating_patterns": measure_repeating_patterns,
     "epochs_falling": measure_epochs_falling,
     "generalisation_gap": measure_generalisation_gap,
 }

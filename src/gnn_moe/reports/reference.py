@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gnn_moe.reports import numbers
-from gnn_moe.reports.claims import judge
+from gnn_moe.reports.claims import Judgement, judge, judge_sum
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.insights import insights_of
 from gnn_moe.reports.sources import Group
@@ -57,8 +58,14 @@ def reference_sections() -> tuple[Section, ...]:
         "difference among them has an interval.",
         kind="note",
     )
+    tables = [reference_swept(values) for values in stored["tables"].values()]
+    baseline = values_of(seed_baseline())
+    sums = _judged(
+        "What the seed drew from several of its tables at once",
+        [judge_sum(claim, tables, baseline) for claim in stored["claims_of_sums"]],
+    )
     title = "The seed's own tables"
-    return (Section(title=title, anchor="seed-tables", blocks=(note, protocol), sections=sections),)
+    return (Section(title=title, anchor="seed-tables", blocks=(note, protocol, sums), sections=sections),)
 
 
 def reference_blocks(field: str, group: Group) -> tuple[Block, ...]:
@@ -111,9 +118,16 @@ def _section(name: str, values: dict[str, Any], claims: list[dict[str, Any]]) ->
     swept = reference_swept(values)
     field = values["field"]
     bullets = Bullets(tuple(insight.sentence for insight in insights_of(swept)))
-    judged = [judge(claim, swept) for claim in claims]
-    table = Table(
-        caption=f"What the seed said of {field}, held against its own numbers",
+    table = _judged(
+        f"What the seed said of {field}, held against its own numbers", [judge(claim, swept) for claim in claims]
+    )
+    anchor = f"{name.replace('_', '-')}-table"
+    return Section(title=field, anchor=anchor, blocks=(reference_table(values), bullets, table))
+
+
+def _judged(caption: str, judged: Sequence[Judgement]) -> Table:
+    return Table(
+        caption=caption,
         columns=(
             Column(title="Claim", numeric=False, explains="in the seed's words"),
             Column(title="Standing", numeric=False, explains="whether it follows from the numbers"),
@@ -124,8 +138,6 @@ def _section(name: str, values: dict[str, Any], claims: list[dict[str, Any]]) ->
             for one in judged
         ),
     )
-    anchor = f"{name.replace('_', '-')}-table"
-    return Section(title=field, anchor=anchor, blocks=(reference_table(values), bullets, table))
 
 
 def _row(row: dict[str, Any]) -> tuple[Cell, ...]:

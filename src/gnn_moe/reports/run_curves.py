@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.sources import Group, Point, Run
-from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
+from gnn_moe.studies.statistics import MeanEstimate, mean_estimate, paired_differences
 
 LEAST_EPOCHS = 10
 """Epochs with an evaluation from which a loss can be called stable."""
@@ -88,33 +88,28 @@ def losses_by_epoch(curve: RunCurve) -> tuple[float, ...]:
 def gaps_of(point: Point) -> dict[int, float]:
     """Evaluation loss minus training loss of each run's last model, both without dropout, by seed."""
     evaluation, training = point.by_seed("final_eval_loss"), point.by_seed("final_train_loss")
-    return {seed: evaluation[seed] - training[seed] for seed in evaluation if seed in training}
+    seeds = [seed for seed in evaluation if seed in training]
+    gaps = paired_differences([evaluation[seed] for seed in seeds], [training[seed] for seed in seeds])
+    return dict(zip(seeds, gaps.tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """How the mean evaluation loss went from epoch to epoch."""
+    """How the evaluation loss of one run went from epoch to epoch."""
 
     epochs: int
     """With an evaluation."""
     falls: int
-    """Epochs whose mean loss is below that of the one before."""
+    """Epochs whose loss is below that of the one before."""
 
     @property
     def share(self) -> float | None:
         """Of the epochs after the first; None below `LEAST_EPOCHS`."""
         return self.falls / (self.epochs - 1) if self.epochs >= LEAST_EPOCHS else None
 
-    def in_words(self) -> str:
-        """The verdict."""
-        if self.share is None:
-            return f"cannot be told: {self.epochs} epoch{'' if self.epochs == 1 else 's'}"
-        verdict = "stable" if self.share == 1 else "not stable"
-        return f"{verdict}: fell in {self.falls} of {self.epochs - 1} epochs after the first"
-
 
 def descent(by_epoch: Sequence[float]) -> Descent:
-    """What mean losses by epoch say. Example: 5, 4, 4.5 are 3 epochs with 1 fall."""
+    """What losses by epoch say. Example: 5, 4, 4.5 are 3 epochs with 1 fall."""
     falls = sum(now < before for before, now in itertools.pairwise(by_epoch))
     return Descent(epochs=len(by_epoch), falls=falls)
 

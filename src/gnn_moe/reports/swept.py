@@ -24,8 +24,8 @@ import numpy as np
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.numbers import numeric, setting
 from gnn_moe.studies.space import Value
-from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
-from gnn_moe.studies.verdicts import ROUNDING, Arm, Comparison, compare
+from gnn_moe.studies.statistics import ROUNDING, MeanEstimate, mean_estimate
+from gnn_moe.studies.verdicts import Arm, Comparison, compare
 
 SAME_COST = 1.01
 """Ratio of two costs up to which they count as equal."""

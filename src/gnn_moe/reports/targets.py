@@ -1,8 +1,8 @@
 """Targets, measured: met, not met, or cannot be told.
 
 A target is met where the whole interval of what was measured lies on its good side, not met where it lies on the other,
-and cannot be told in between, or where there is no interval. The seed's targets are in seed_targets.toml; `--targets`
-takes a file of the same form.
+and cannot be told in between, or where there is no interval or one without width: of seeds that do not differ. The
+seed's targets are in seed_targets.toml; `--targets` takes a file of the same form.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from gnn_moe.checks import is_number
+from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.reports import numbers
 from gnn_moe.reports.comparable import Protocol
 from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.measures import MEASURES, Measured, candidates, measure_number
 from gnn_moe.reports.sources import Group
+from gnn_moe.studies.space import Value, values_of
 
 Side = Literal["at_most", "at_least", "below", "above"]
 _SIGNS: Mapping[Side, str] = {"at_most": "≤", "at_least": "≥", "below": "<", "above": ">"}
@@ -42,6 +44,8 @@ class Target:
     tokenizer: str | None = None
     num_eval_samples: int | None = None
     """With `tokenizer`, of the text that it is a target for; None for any."""
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    """What runs must have been run with."""
 
     def mismatch(self, protocol: Protocol) -> str | None:
         """What keeps losses of a protocol from telling, or None."""
@@ -50,6 +54,15 @@ class Target:
             if wanted is not None and wanted != found:
                 return f"another protocol: {name} {found}, and the target is for {wanted}"
         return None
+
+    def among(self, group: Group) -> Group:
+        """A group with those of its points alone that have the target's settings."""
+        points = tuple(
+            point
+            for point in group.points
+            if all(point.runs[0].settings[name] == value for name, value in self.settings.items())
+        )
+        return dataclasses.replace(group, points=points)
 
     def in_words(self) -> str:
         return f"{_SIGNS[self.side]} {self.value:g}"
@@ -67,6 +80,11 @@ def seed_targets() -> tuple[Target, ...]:
     """The seed's own."""
     text = resources.files("gnn_moe.reports").joinpath(_FILE).read_text(encoding="utf-8")
     return parse_targets(text, _FILE)
+
+
+def stable_loss_reduction() -> Target:
+    """The seed's target of convergence: the one definition of a loss that falls steadily."""
+    return next(target for target in seed_targets() if target.measure == "epochs_falling")
 
 
 def read_targets(path: str | Path) -> tuple[Target, ...]:
@@ -95,7 +113,7 @@ def parse_targets(text: str, source: str) -> tuple[Target, ...]:
 
 def _target(table: Mapping[str, Any], where: str) -> Target:
     sides = [side for side in _SIGNS if side in table]
-    known = {"name", "measure", "arm", "against", "tokenizer", "num_eval_samples", *_SIGNS}
+    known = {"name", "measure", "arm", "against", "tokenizer", "num_eval_samples", "settings", *_SIGNS}
     if unknown := table.keys() - known:
         raise unknown_name(f"{where}:", min(unknown), sorted(known))
     if len(sides) != 1:
@@ -110,12 +128,24 @@ def _target(table: Mapping[str, Any], where: str) -> Target:
     samples = table.get("num_eval_samples")
     if samples is not None and type(samples) is not int:
         raise BadInput(f"{where}: num_eval_samples {samples!r} must be a whole number, or -1 for all")
-    return Target(**texts, num_eval_samples=samples, side=sides[0], value=float(value))  # type: ignore[arg-type]
+    settings = table.get("settings", {})
+    if not isinstance(settings, dict):
+        raise BadInput(f"{where}: settings {settings!r} must be a table, such as {{ num_experts = 2 }}")
+    flags = values_of(RunConfig())
+    for flag in settings.keys() - flags.keys():
+        raise unknown_name(f"{where}: settings:", flag, sorted(flags))
+    return Target(
+        **texts,  # type: ignore[arg-type]
+        num_eval_samples=samples,
+        settings=settings,
+        side=sides[0],
+        value=float(value),
+    )
 
 
 def outcome_of(target: Target, found: Measured) -> Outcome:
     """Whether a target is met."""
-    if found.interval is None:
+    if found.interval is None or not (found.interval.has_width or found.is_bound):
         return "cannot be told"
     ends = [target.holds(end) for end in (found.interval.low, found.interval.high)]
     return "met" if all(ends) else "cannot be told" if any(ends) else "not met"
@@ -124,8 +154,15 @@ def outcome_of(target: Target, found: Measured) -> Outcome:
 _COLUMNS = (
     Column(title="target", numeric=False),
     Column(title="wanted"),
-    Column(title="measured", explains="mean over seeds; of ratios of minutes the geometric mean"),
-    Column(title="interval", explains="95 % over seeds"),
+    Column(
+        title="measured",
+        explains="mean over seeds; of ratios of minutes the geometric mean; of movement over spread the two's ratio",
+    ),
+    Column(
+        title="interval",
+        explains="95 %, t over seeds; of movement over spread by the noncentral t, which takes both for estimates; of "
+        "patterns from those shown to repeat up to all, since what is not shown may be so",
+    ),
     Column(title="seeds"),
     Column(title="outcome", numeric=False),
     Column(title="of what", numeric=False),
@@ -148,17 +185,24 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
             raise unknown_name(f"--targets: {target.name}: measure", target.measure, [*MEASURES, *recorded])
         measure: Callable[..., Measured] = MEASURES.get(target.measure, measure_number)
         mismatch = target.mismatch(group.protocol)
-        found = Measured(said=mismatch) if mismatch else measure(group, target.measure, target.arm, target.against)
-        tried = len(candidates(group, target.arm))
+        among = target.among(group)
+        found = Measured(said=mismatch) if mismatch else measure(among, target.measure, target.arm, target.against)
+        if target.settings and not among.points:
+            found = Measured(said=f"no run with {_in_words(target.settings)}")
+        tried = len(candidates(among, target.arm))
         if found.value is not None and tried > 1:
             found = dataclasses.replace(found, said=f"{found.said}; {_PICKED.format(tried=tried)}")
         rows.append(_row(target, found))
     rule = (
         "Met: the whole interval lies on the good side of the target; not met: it lies on the other side; cannot be "
-        "told: it holds the target, or there is no interval."
+        "told: it holds the target, or there is no interval, or the seeds do not differ, which gives it no width."
     )
     table = Table(caption="Targets and success metrics", columns=_COLUMNS, rows=tuple(rows))
     return Section(title="Targets and success metrics", anchor="targets", blocks=(Paragraph(rule), table))
+
+
+def _in_words(settings: Mapping[str, Value]) -> str:
+    return ", ".join(f"{name} {numbers.setting(value)}" for name, value in settings.items())
 
 
 def _row(target: Target, found: Measured) -> tuple[Cell, ...]:

@@ -9,7 +9,8 @@ Letters: n seeds, S recorded steps, K connections (hyperedges, or ordered pairs 
 The change of a strength is its last recorded value minus its first, of the same run: paired by run, so that what seeds
 start from cancels. Three questions, each with its own numbers:
 
-- did a graph as a whole go up or down: `LayerDrift.common`, the mean over its connections, one value a seed;
+- did a graph as a whole go up or down: `LayerDrift.common`, the mean over its connections, one value a seed, with
+  Holm's p value over all graphs;
 - did this connection move, the same way in every seed: `ConnectionDrift`, with Holm's p value over all of them;
 - did the connections of one run move apart: `LayerDrift.apart`.
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,10 @@ class LayerDrift:
     connections: tuple[ConnectionDrift, ...]
     common: MeanEstimate
     """Of the mean change of its connections, one value a seed, with the paired t interval."""
+    common_p_value: float | None
+    """Of `common`: paired t, two-sided; None for one seed, or where all seeds changed alike."""
+    common_holm_p_value: float | None
+    """`common_p_value` adjusted for all graphs that have one."""
     common_ratio: float | None
     """|mean| / spread of `common`; None without a spread. The interval excludes zero from t / √n up: 1.24 for 5 seeds,
     2.48 for 3."""
@@ -95,7 +100,7 @@ class Change:
 
 
 def layer_drift(change: Change) -> LayerDrift:
-    """The drift of one graph; its connections' p values are not yet adjusted for others.
+    """The drift of one graph; its p values are not yet adjusted for others.
 
     Example: changes [[0.2, 0.0], [0.4, 0.0]] of two seeds have `common` 0.1 and 0.2, and `apart` 0.1 and 0.2 too.
 
@@ -105,7 +110,8 @@ def layer_drift(change: Change) -> LayerDrift:
     change_nK = _changes(change)
     n = len(change_nK)
     estimates = [mean_estimate(change_n) for change_n in change_nK.T]
-    common = mean_estimate(change_nK.mean(axis=1))
+    common_n = change_nK.mean(axis=1)
+    common = mean_estimate(common_n)
     return LayerDrift(
         title=change.title,
         connections=tuple(
@@ -115,6 +121,8 @@ def layer_drift(change: Change) -> LayerDrift:
             for label, estimate, change_n in zip(change.labels, estimates, change_nK.T, strict=True)
         ),
         common=common,
+        common_p_value=t_p_value(common_n) if n > 1 else None,
+        common_holm_p_value=None,
         common_ratio=_ratio([common]),
         ratio=_ratio(estimates),
         ratio_by_chance=1 / math.sqrt(n) if n > 1 else None,
@@ -123,17 +131,25 @@ def layer_drift(change: Change) -> LayerDrift:
 
 
 def layer_drifts(changes: Iterable[Change]) -> tuple[LayerDrift, ...]:
-    """The drift of every graph of one arm, with p values that hold for all connections together."""
+    """The drift of every graph of one arm: p values hold for all graphs together, and for all connections together."""
     layers = [layer_drift(change) for change in changes]
-    p_values = [one.p_value for layer in layers for one in layer.connections if one.p_value is not None]
-    adjusted = iter(holm(p_values).adjusted)
-
-    def with_holm(one: ConnectionDrift) -> ConnectionDrift:
-        return one if one.p_value is None else dataclasses.replace(one, holm_p_value=next(adjusted))
-
+    of_graphs = _adjusted(layer.common_p_value for layer in layers)
+    of_connections = _adjusted(one.p_value for layer in layers for one in layer.connections)
     return tuple(
-        dataclasses.replace(layer, connections=tuple(with_holm(one) for one in layer.connections)) for layer in layers
+        dataclasses.replace(
+            layer,
+            common_holm_p_value=next(of_graphs),
+            connections=tuple(dataclasses.replace(one, holm_p_value=next(of_connections)) for one in layer.connections),
+        )
+        for layer in layers
     )
+
+
+def _adjusted(p_values: Iterable[float | None]) -> Iterator[float | None]:
+    """Each after Holm over those that are numbers, in their order."""
+    listed = list(p_values)
+    adjusted = iter(holm([p_value for p_value in listed if p_value is not None]).adjusted)
+    return iter([None if p_value is None else next(adjusted) for p_value in listed])
 
 
 def read_drift(folders: Sequence[str | Path]) -> Drift:

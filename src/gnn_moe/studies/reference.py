@@ -13,11 +13,12 @@ _FILE = "seed_tables.json"
 
 
 def seed_tables() -> dict[str, Any]:
-    """`protocol`, a text a setting; `tables`: for each preset, `field` and `rows`; and `claims`, made of the tables.
+    """`protocol`, a text a setting; `tables`: for each preset, `field` and `rows`; `claims`, made of one table each;
+    and `claims_of_sums`, which take the optima of several tables at once.
 
     A row has the field's `value`, `eval_loss` (nats a token), `perplexity`, `minutes`, `millions_of_parameters` and
     `failed`; None where the table has no such column. A claim has its words (`claim`), the `kind` of what it says, and
-    the `value` that it says it of, or None.
+    the `value` that it says it of, or None; one of several tables has the `values` by field, and what it is `of`.
     """
     text = resources.files("gnn_moe.studies").joinpath(_FILE).read_text(encoding="utf-8")
     tables: dict[str, Any] = json.loads(text)

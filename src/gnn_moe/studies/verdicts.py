@@ -48,15 +48,13 @@ from gnn_moe.studies.statistics import (
     holm,
     mean_and_spread,
     minimum_detectable_difference,
+    paired_differences,
     sign_flip_test,
     t_interval,
     t_p_value,
 )
 
 Verdict = Literal["better", "worse", "no evidence"]
-
-ROUNDING = 8 * float(np.finfo(np.float64).eps)
-"""Part of the greatest loss below which a difference of two losses may be rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +136,11 @@ class Comparison:
 def pair_by_seed(baseline: Arm, arm: Arm) -> Pairs:
     """Differences arm − baseline of the seeds that both have.
 
-    Losses agree to 16 digits at best: a difference below 8 ε times the greatest loss is 0, and differences that lie no
-    further apart than that are equal. Otherwise the noise of the last bit would pass for a spread.
+    What rounding alone tells apart is equal: see `paired_differences`.
     """
     of_arm, of_baseline = (dict(zip(one.seeds, one.losses, strict=True)) for one in (arm, baseline))
     seeds = tuple(sorted(of_arm.keys() & of_baseline.keys()))
-    differences = np.array([of_arm[seed] - of_baseline[seed] for seed in seeds])
-    if seeds:
-        rounding = ROUNDING * max(max(abs(of_arm[seed]), abs(of_baseline[seed])) for seed in seeds)
-        differences[np.abs(differences) <= rounding] = 0
-        if np.ptp(differences) <= rounding:
-            differences[:] = differences.mean()
+    differences = paired_differences([of_arm[seed] for seed in seeds], [of_baseline[seed] for seed in seeds])
     return Pairs(
         seeds=seeds,
         differences=tuple(map(float, differences)),
