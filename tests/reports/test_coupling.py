@@ -176,7 +176,7 @@ def test_couplers_without_strengths_and_bad_records_are_named(tmp_path: Path) ->
         "the coupler mean has no learned strengths",
         "1 completed run has no coupling.npz here: gone.",
         "torn: ",
-        "1 run that is not completed is left out here: going (running).",
+        "1 run that does not count is left out here: going (running).",
         "ablations.json: is damaged",
         f"{MEASURES_FILE}: is damaged",
         "No completed run has a record of learned strengths here.",

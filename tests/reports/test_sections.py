@@ -22,7 +22,7 @@ from gnn_moe.reports.document import Bullets, Code, Paragraph, Section, Text, sp
 from gnn_moe.reports.overview import overview_section
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
-from gnn_moe.reports.sources import Run
+from gnn_moe.reports.sources import Run, read_sources
 from gnn_moe.run_folder import RunFolder
 from tests.reports.made_runs import group_of, write_run
 
@@ -235,6 +235,7 @@ def test_the_first_page_says_what_is_not_known(tmp_path: Path) -> None:
     said = words_of(overview_section(group, recommend(group), [f"insight {n}" for n in range(9)]))
     assert [f"insight {n}" in said for n in range(6)] == [True] * 5 + [False]
     assert "2 of 4 configurations have one seed" in said
+    assert "Whether all 2 completed runs evaluated one text: none recorded" in said
     assert "1 of 4 runs give: they have not ended" in said
     assert "What 1 failed run would have given (killed)" in said
     assert "Whether 2 checkpoints can see the future: made by a version that did not ask" in said
@@ -255,7 +256,9 @@ DAMAGED_ENVIRONMENTS = ("{", "[]", "{}", '{"data": 3}', '{"data": {"valid": {"sa
 def test_a_damaged_environment_is_not_recorded(text: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", summary={"causal": "maybe"})
     (run / "environment.json").write_text(text)
-    said = words_of(protocol_section(group_of(tmp_path)))
+    (group,), notes = read_sources([tmp_path])
+    said = words_of(protocol_section(group, notes))
+    assert (f"{run / 'environment.json'}: " in said) == (text != "{}")
     assert "Data fingerprints: not recorded" in said
     assert "Versions: not recorded" in said
     assert "1 were not asked" in said

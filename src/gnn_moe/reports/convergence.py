@@ -218,7 +218,7 @@ def _measured_gaps(found: Sequence[PointCurve]) -> Table:
 
 def _measured_row(each: PointCurve) -> tuple[Cell, ...]:
     gaps = gaps_of(each.point)
-    runs = [run for run in each.point.completed if run.seed in gaps]
+    runs = [run for run in each.point.counted if run.seed in gaps]
     found = mean_estimate(list(gaps.values()))
     shown = numbers.interval_of_difference(found.interval) if found.interval else found.reason or ""
     return (

@@ -191,8 +191,7 @@ def _evolution_in_words(found: PointCoupling) -> str:
 def _table(found: PointCoupling) -> Table:
     layers = {layer.title: layer for layer in found.drift.layers} if found.drift else {}
     rows = tuple(_row(found, each, layers.get(each.agreement.title)) for each in found.repeats)
-    links = seed_links(found.runs)
-    seeds = ("Seeds: ", *(links if isinstance(links, list) else [str(links)]))
+    seeds = ("Seeds: ", *seed_links(found.runs))
     return Table(
         caption=f"Movement and agreement: {found.point.label}", columns=_COLUMNS, rows=rows, notes=(seeds, *_NOTES)
     )

@@ -64,12 +64,8 @@ def ablation_section(group: Group) -> Section:
 
 
 def _with_folders(point: Point) -> list[Run]:
-    """Completed runs whose folder is here, the first of each seed."""
-    found: dict[int, Run] = {}
-    for run in point.completed:
-        if run.folder is not None:
-            found.setdefault(run.seed, run)
-    return list(found.values())
+    """The runs that count whose folder is here."""
+    return [run for run in point.counted if run.folder is not None]
 
 
 def _ablation_row(point: Point, ablation: str, found: Sequence[tuple[Run, float, float]]) -> tuple[Cell, ...]:

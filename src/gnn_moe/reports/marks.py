@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gnn_moe.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILLION
-from gnn_moe.reports.document import Cell, Span, Text
-from gnn_moe.reports.sources import Point, Run
+from gnn_moe.reports.document import Cell, Span
+from gnn_moe.reports.sources import Run
 
 MOST_MARKED = 10
 """Points up to which each has a mark of its own; beyond, a legend cannot be read."""
@@ -79,19 +79,11 @@ def chart_layout(x_title: str, y_title: str, *, logarithmic: bool) -> dict[str, 
     }
 
 
-def counted_runs(point: Point, loss: str) -> tuple[Run, ...]:
-    """The completed runs that have a finite loss, the first of each seed: those that `Point.by_seed` counts."""
-    found: dict[int, Run] = {}
-    for run in point.completed:
-        if run.number(loss) is not None:
-            found.setdefault(run.seed, run)
-    return tuple(found.values())
-
-
-def seed_links(runs: Sequence[Run]) -> Text:
+def seed_links(runs: Sequence[Run]) -> list[str | Span]:
     """The seeds of some runs, each a link to its run folder where that is here."""
     links = [Span(str(run.seed), href=None if run.folder is None else str(run.folder)) for run in runs]
-    return [piece for link in links for piece in (" ", link)][1:] or "none"
+    spaced: list[str | Span] = [piece for link in links for piece in (" ", link)][1:]
+    return spaced or ["none"]
 
 
 def number_cell(value: float | None, write: Callable[[float], str], runs: Sequence[Run] = ()) -> Cell:

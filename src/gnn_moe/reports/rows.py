@@ -35,14 +35,10 @@ class Row:
     """Of the swept field, or the point's name."""
     loss_name: str
 
-    @cached_property
+    @property
     def counted(self) -> tuple[Run, ...]:
-        """The completed runs that count: of a seed the first with a loss; none that a search stopped early."""
-        found: dict[int, Run] = {}
-        for run in self.point.completed:
-            if not run.values.get("pruned") and run.number(self.loss_name) is not None:
-                found.setdefault(run.seed, run)
-        return tuple(found.values())
+        """The runs that count."""
+        return self.point.counted
 
     @cached_property
     def entry(self) -> Entry:
