@@ -17,7 +17,7 @@ from gnn_moe.reports.coupling import coupling_section
 from gnn_moe.reports.coupling_figures import MOST_EDGES, edges, panels_shown
 from gnn_moe.reports.coupling_questions import MEASURES_FILE
 from gnn_moe.reports.couplings import DRAWS, Agreement, agreement, with_verdicts
-from tests.reports.made_runs import figures, group_of, hrefs, rendered, tables, words, write_run
+from tests.reports.made_runs import figures, group_of, hrefs, keep_checkpoints, rendered, tables, words, write_run
 
 EXPERTS, STEPS = 4, np.array([0, 10, 20])
 
@@ -106,6 +106,8 @@ def hgnn(tmp_path: Path) -> Path:
 
 
 def test_a_hypergraph_has_its_figures_and_its_verdict(hgnn: Path) -> None:
+    for seed in (1, 3):
+        keep_checkpoints(hgnn / f"s{seed}", "selected")
     section = coupling_section(group_of(hgnn))
     kinds = [figure.name.split("-")[1] for figure in figures(section)]
     assert kinds == ["evolution", "graph", "heat"]
@@ -119,8 +121,12 @@ def test_a_hypergraph_has_its_figures_and_its_verdict(hgnn: Path) -> None:
     assert "1 of 1 graphs have a pattern that repeats" in said
     assert "are equal; the one that moved most moved by 0." in said
     assert "where they started" not in said
-    assert f"gnn-moe evaluate {hgnn / 's1'} --ablate coupler" in said
-    assert f"--coupling --json > {hgnn / 's1' / MEASURES_FILE}" in said
+    for seed in (1, 3):
+        asked = f"gnn-moe evaluate {hgnn / f's{seed}'} --checkpoint selected"
+        assert f"{asked} --ablate coupler" in said
+        assert f"{asked} --coupling --json > {hgnn / f's{seed}' / MEASURES_FILE}" in said
+    assert "1 of 3 runs kept no selected checkpoint: train those again to measure it." in said
+    assert f"gnn-moe evaluate {hgnn / 's2'}" not in said
 
 
 def test_strong_looks_alike_in_the_graph_and_in_the_heat_map(hgnn: Path) -> None:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from gnn_moe.figures.style import EMPTY, new_figure, style_axes
+from gnn_moe.model.folders import LAST
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Cell, Code, Column, Figure, Paragraph, Section, Table
 from gnn_moe.reports.marks import (
@@ -19,7 +20,7 @@ from gnn_moe.reports.marks import (
     Mark,
     chart_label,
     chart_layout,
-    command_path,
+    evaluations_of,
     finite_or_none,
     mark_of,
     number_cell,
@@ -232,20 +233,19 @@ def _measured_row(each: PointCurve) -> tuple[Cell, ...]:
 
 
 def _unmeasured_gaps(found: Sequence[PointCurve]) -> list[Block]:
-    commands = "\n".join(
-        f"gnn-moe evaluate {command_path(curve.run.folder)} --checkpoint selected --split train"
-        for each in found
-        for curve in each.curves[:1]
-        if curve.run.folder is not None
-    )
+    runs = [curve.run for each in found for curve in each.curves]
+    commands, gone = evaluations_of(runs, LAST, lambda _: "--split train")
     why = (
         "Whether the models generalise cannot be told from these records: the training losses below are with dropout, "
-        "each before its own update, and the evaluation losses without, so they are not measured alike. Where a run "
-        "still has its checkpoints, this measures the training loss as the evaluation loss is measured; the gap is "
-        "the run's evaluation loss minus that:"
+        "each before its own update, and the evaluation losses without, so they are not measured alike."
     )
+    how = (
+        "These measure the training loss of the last models as their evaluation losses are measured, on all training "
+        "samples; the gap is the evaluation loss below minus that:"
+    )
+    said = " ".join(each for each in (why, gone, how if commands else "") if each)
     table = Table(caption="Training and evaluation, not measured alike", columns=_GAP_COLUMNS, rows=_gap_rows(found))
-    return [Paragraph(why, "warning"), Code(commands), table]
+    return [Paragraph(said, "warning"), *([Code(commands)] if commands else []), table]
 
 
 def _gap_rows(found: Sequence[PointCurve]) -> tuple[tuple[Cell, ...], ...]:
