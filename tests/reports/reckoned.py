@@ -94,6 +94,7 @@ def _sizes(record: Record) -> Iterator[float]:
         yield planned / 2**30
         yield record.summary.get("peak_memory_bytes", 0) / planned
         yield from (record.loss, record.minutes, record.summary["tokens"])
+        yield from (record.summary[name] for name in ("unigram_loss",) if name in record.summary)
 
 
 def _losses(records: Sequence[Record]) -> Floats:
@@ -129,7 +130,7 @@ def _of_coupling(records: Sequence[Record]) -> Iterator[float]:
     weights = np.array([np.load(record.folder / "coupling.npz")["layer_0/hyperedge_weights"] for record in records])
     moved = weights[:, -1] - weights[:, 0]
     yield from _mean_and_interval(moved.mean(axis=1))
-    yield from (np.abs(moved).max(), weights[0, -1].max())
+    yield from (np.abs(moved).max(), weights[0, -1].min(), weights[0, -1].max())
     means, spreads = moved.mean(axis=0), moved.std(axis=0, ddof=1)
     ratio, count = math.sqrt((means**2).mean() / (spreads**2).mean()), len(records)
     half = float(stats.t.ppf(0.975, count - 1)) / math.sqrt(count)

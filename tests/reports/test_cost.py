@@ -54,7 +54,10 @@ def test_the_section_has_a_figure_a_cost_and_the_front_with_links(sweep: Path) -
     assert [figure.name for figure in figures(section)] == ["cost-minutes", "cost-flops", "cost-parameters"]
     front = tables(section)["Points on a Pareto front"]
     assert [(row[0], row[2]) for row in front] == [("num_experts 4", "5.0500"), ("num_experts 2", "5.3000")]
-    assert [each.point.label for each in front_of(point_costs(group, MINUTES)[0])] == ["num_experts 2", "num_experts 4"]
+    assert [each.point.label for each in front_of(point_costs(group, MINUTES)[0])] == [
+        "num_experts 2",
+        "num_experts 4",
+    ]
     assert {Path(href).name for href in hrefs(section)} == {"e2-1", "e2-2", "e4-1", "e4-2"}
     for figure in figures(section):
         assert rendered(figure)

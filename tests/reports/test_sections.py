@@ -24,7 +24,9 @@ from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
 from gnn_moe.reports.sources import Run, read_sources
 from gnn_moe.run_folder import RunFolder
+from tests.reports import golden
 from tests.reports.made_runs import group_of, write_run
+from tests.reports.made_studies import trial, write_study
 
 
 def plain(text: Text) -> str:
@@ -262,6 +264,33 @@ def test_a_damaged_environment_is_not_recorded(text: str, tmp_path: Path) -> Non
     assert "Data fingerprints: not recorded" in said
     assert "Versions: not recorded" in said
     assert "1 were not asked" in said
+
+
+def test_the_protocol_says_what_losses_and_intervals_are_of(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seed=1, summary={"unigram_loss": 6.25})
+    write_run(tmp_path / "b", seed=2, summary={"unigram_loss": 6.25})
+    write_run(tmp_path / "c", seed=3)
+    said = words_of(protocol_section(group_of(tmp_path)))
+    assert "Intervals are over seeds of training: the evaluation text is fixed" in said
+    frequencies = "which a model has to beat: 6.2500 nats a token on the whole evaluation text (2 runs); not recorded"
+    assert f"Loss of token frequencies alone, {frequencies} (1 run)." in said
+
+
+def test_the_frequencies_of_a_study_are_read_where_its_runs_lie(tmp_path: Path) -> None:
+    """study.json has no such number."""
+    write_run(tmp_path / "study" / "a", num_experts=2, summary={"unigram_loss": 6.25})
+    write_study(tmp_path / "study", [trial(2, 1, run_dir="a")])
+    (group,), _ = read_sources([tmp_path / "study"])
+    assert group.runs[0].number("unigram_loss") is None
+    assert "has to beat: 6.2500 nats" in words_of(protocol_section(group))
+
+
+def test_models_without_their_coupling_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts say 4 configurations tried, where two arms were trained."""
+    monkeypatch.chdir(golden.ROOT)
+    (group,), _ = read_sources(["results/wikitext2/study-comparison"])
+    said = words_of(protocol_section(group))
+    assert "Configurations tried: 2 (4 where models with their coupling changed are compared too), with 10 runs" in said
 
 
 def test_the_protocol_names_leaks_failures_and_what_is_not_recorded(tmp_path: Path) -> None:

@@ -32,21 +32,21 @@ from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, gaps_o
 from gnn_moe.reports.sources import Group
 from gnn_moe.studies.statistics import mean_estimate
 
-_LOSS_TITLE = "evaluation loss, nats a token"
+_LOSS_TITLE = "loss on the whole evaluation text, nats a token"
 _X_TITLES = {"steps": "steps", "minutes": "minutes of training and evaluation"}
 _DESCENT_COLUMNS = (
     Column(title="point", numeric=False),
     Column(title="epochs", explains="with an evaluation of every seed"),
     Column(title="falls", explains="epochs whose mean evaluation loss over seeds is below that of the epoch before"),
-    Column(title="first epoch", explains="mean evaluation loss at its last evaluation, nats a token"),
+    Column(title="first epoch", explains="mean loss at its last evaluation, whole evaluation text, nats a token"),
     Column(title="last epoch", explains="the same"),
     Column(title="stable loss reduction", numeric=False),
     Column(title="seeds", numeric=False),
 )
 _MEASURED_COLUMNS = (
     Column(title="point", numeric=False),
-    Column(title="training loss", explains="nats a token, mean over seeds"),
-    Column(title="evaluation loss", explains="nats a token, mean over seeds"),
+    Column(title="training loss", explains="of the last model, nats a token, mean over seeds"),
+    Column(title="last evaluation loss", explains="of the last model, whole text, nats a token, mean over seeds"),
     Column(title="gap", explains="evaluation minus training, mean over seeds"),
     Column(title="95 % interval", explains="t interval of the gap over seeds"),
     Column(title="seeds", explains="each a link to its run"),
@@ -54,11 +54,17 @@ _MEASURED_COLUMNS = (
 _GAP_COLUMNS = (
     Column(title="point", numeric=False),
     Column(title="training loss", explains="with dropout, over the steps since the evaluation before, nats a token"),
-    Column(title="evaluation loss", explains="without dropout, at the last evaluation, nats a token"),
+    Column(title="last evaluation loss", explains="without dropout, at the last evaluation, whole text, nats a token"),
     Column(title="difference", explains="evaluation minus training, mean over seeds; not measured alike"),
     Column(title="95 % interval", numeric=False, explains="t interval over seeds"),
     Column(title="generalisation", numeric=False),
     Column(title="seeds", numeric=False),
+)
+
+
+_WHICH_LOSS = (
+    "Losses here are of every evaluation, on the whole text: not those by which configurations are compared elsewhere, "
+    "which Protocol describes."
 )
 
 
@@ -95,7 +101,7 @@ def _figure(name: str, found: Sequence[PointCurve]) -> Figure:
     drawn = "" if len(found) <= MOST_MARKED else f" The {MOST_MARKED} with the lowest last loss are named."
     return Figure(
         name=f"curves-{name}",
-        caption=f"Evaluation loss over {_X_TITLES[name]}. {bands}{mean}.{drawn}",
+        caption=f"Loss on the whole evaluation text over {_X_TITLES[name]}. {bands}{mean}.{drawn}",
         description=f"Curves of {len(found)} points. Mean losses at their last evaluation: {ends}.",
         draw=lambda: curves_figure(name, found),
         chart=curves_chart(name, found),
@@ -106,7 +112,7 @@ def curves_figure(name: str, found: Sequence[PointCurve]) -> MatplotlibFigure:
     """A line a point with its band; beyond `MOST_MARKED` points, those that end higher are grey and unnamed."""
     figure = new_figure(7.0, 4.4)
     axes = figure.subplots()
-    style_axes(axes, "Evaluation loss", x_label=_X_TITLES[name], y_label=_LOSS_TITLE)
+    style_axes(axes, "Evaluation loss, whole text", x_label=_X_TITLES[name], y_label=_LOSS_TITLE)
     shown = [each for each in found if each.steps]
     named = sorted(shown, key=lambda each: each.mean(each.steps[-1]))[:MOST_MARKED]
     kept = {id(each.point) for each in named}
@@ -181,6 +187,7 @@ def _descent_table(found: Sequence[PointCurve]) -> Table:
         notes=(
             f"Stable: the mean loss over seeds fell in every epoch after the first, of {LEAST_EPOCHS} epochs or more.",
             "An epoch is judged by its last evaluation that every seed has.",
+            _WHICH_LOSS,
         ),
     )
 
