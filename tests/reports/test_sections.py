@@ -18,7 +18,7 @@ from gnn_moe.parsing import parse_flags
 from gnn_moe.plans import plan_memory
 from gnn_moe.reports.arms import arms_section, loose_comparisons
 from gnn_moe.reports.cost import cost_section
-from gnn_moe.reports.document import Bullets, Code, Paragraph, Section, Text, spans
+from gnn_moe.reports.document import Bullets, Code, Paragraph, Section, Table, Text, spans
 from gnn_moe.reports.overview import overview_section
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
@@ -302,3 +302,18 @@ def test_the_protocol_names_leaks_failures_and_what_is_not_recorded(tmp_path: Pa
     assert "1 failed with leaking, 1 failed with timeout, 1 completed" in said
     assert "Machines: not recorded" in said
     assert "d: is damaged" in said
+
+
+def test_a_verdict_leads_to_the_runs_that_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model without its coupling to those of the model, whose folders hold both losses."""
+    monkeypatch.chdir(golden.ROOT)
+    (group,), _ = read_sources(["results/wikitext2/study-comparison"])
+    (comparison,) = arms_section(group).sections
+    seen = 0
+    for question in comparison.sections:
+        for row in next(block.rows for block in question.blocks if isinstance(block, Table)):
+            arm = plain(row[0].text).removesuffix(" with its coupler taken out")
+            runs = [span.href for span in spans(row[4].text) if span.href is not None]
+            assert [Path(run).name.split("-")[0] for run in runs] == [f"{arm},seed={seed}" for seed in range(1, 6)]
+            seen += 1
+    assert seen == 4

@@ -58,7 +58,7 @@ _PAIR_COLUMNS = (
     Column(title="against", numeric=False),
     Column(title="difference", explains="mean over seeds of the arm's value minus the other's"),
     Column(title="interval", explains="paired t, at the level at which Holm over all arms tested it"),
-    Column(title="seeds"),
+    Column(title="seeds", explains="in common, each a link to the record of the arm's run"),
     Column(title="p after Holm", explains="paired t, two-sided"),
     Column(title="verdict", numeric=False),
 )
@@ -103,7 +103,9 @@ def _study_section(group: Group, study: StudyResults) -> Section:
             Table(caption="Arms", columns=_CELL_COLUMNS, rows=tuple(_cell_row(each, runs) for each in found["cells"])),
             *notes,
         ),
-        sections=tuple(_question_section(each, f"{_slug(name)}-{n}") for n, each in enumerate(found["questions"])),
+        sections=tuple(
+            _question_section(each, f"{_slug(name)}-{n}", runs) for n, each in enumerate(found["questions"])
+        ),
     )
 
 
@@ -135,8 +137,8 @@ def _linked(seed: int, label: str, runs: Mapping[str, Run]) -> Span:
     return Span(str(seed), href=None if run is None or run.folder is None else str(run.folder))
 
 
-def _question_section(question: Mapping[str, Any], slug: str) -> Section:
-    rows = tuple(_pair_row(verdict) for verdict in question["verdicts"])
+def _question_section(question: Mapping[str, Any], slug: str, runs: Mapping[str, Run]) -> Section:
+    rows = tuple(_pair_row(verdict, runs) for verdict in question["verdicts"])
     return Section(
         title=question["asks"],
         anchor=f"arms-{slug}",
@@ -147,7 +149,7 @@ def _question_section(question: Mapping[str, Any], slug: str) -> Section:
     )
 
 
-def _pair_row(verdict: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _pair_row(verdict: Mapping[str, Any], runs: Mapping[str, Run]) -> tuple[Cell, ...]:
     mean, interval, p = verdict["mean_difference"], verdict["decision_interval"], verdict["holm_p_value"]
     return (
         Cell(verdict["arm"], verdict["arm"]),
@@ -157,10 +159,19 @@ def _pair_row(verdict: Mapping[str, Any]) -> tuple[Cell, ...]:
             f"{numbers.difference(interval['low'])} to {numbers.difference(interval['high'])}" if interval else "",
             interval and interval["low"],
         ),
-        Cell(f"{len(verdict['pairs']['seeds'])}", len(verdict["pairs"]["seeds"])),
+        _pair_seeds(verdict, runs),
         Cell("" if p is None else numbers.probability(p), p),
         Cell(Span(verdict["verdict"], strong=verdict["verdict"] != "no evidence"), verdict["verdict"]),
     )
+
+
+def _pair_seeds(verdict: Mapping[str, Any], runs: Mapping[str, Run]) -> Cell:
+    """Links to the arm's runs; of a model with its coupling changed to those of the model, which hold both losses."""
+    trained = {run.arm for run in runs.values()}
+    label = verdict["arm"] if verdict["arm"] in trained else verdict["baseline"]
+    seeds = verdict["pairs"]["seeds"]
+    links = [_linked(seed, label, runs) for seed in seeds]
+    return Cell([piece for link in links for piece in (" ", link)][1:] or "none", len(seeds))
 
 
 def loose_comparisons(group: Group) -> list[tuple[Comparison, ...]]:
