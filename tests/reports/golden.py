@@ -35,6 +35,7 @@ def write_sweep(folder: Path) -> None:
             found = loss + 0.1 * seed + 0.01 * ((seed * seed * experts) % 5)
             rows = [train_row(10, found + 0.1), eval_row(10, found + 0.5), eval_row(20, found, epoch=2)]
             more = {"bits_per_byte": found / 3, "peak_memory_bytes": 2**30 * experts, "causal": True}
+            more["unigram_loss"] = 6.5432
             more |= {"final_eval_loss": found, "final_train_loss": found - 0.05, "tokens_per_second": 1000.0 / experts}
             write_run(
                 folder / f"{experts}-{seed}",

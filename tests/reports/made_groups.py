@@ -9,7 +9,7 @@ from typing import Any
 
 from gnn_moe.config import ModelConfig, RunConfig
 from gnn_moe.reports.comparable import protocol_of
-from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.reports.sources import Group, Point, Run, loss_name_of
 from gnn_moe.studies.space import Value, values_of, with_values
 
 BASELINE = RunConfig(model=ModelConfig(num_experts=4, embed_dim=16, num_heads=2, num_layers=2, gnn_layers=1))
@@ -55,6 +55,7 @@ def group(fields: Sequence[str], points: Sequence[Sequence[Run]]) -> Group:
                 settings={name: runs[0].settings[name] for name in fields},
                 arm=runs[0].arm,
                 runs=tuple(runs),
+                loss_name=loss_name_of(run for runs in points for run in runs),
             )
             for runs in points
         ),

@@ -57,6 +57,12 @@ def write_run(
     return folder
 
 
+def keep_checkpoints(folder: Path, *names: str) -> None:
+    """As a run that has not cleared them away; their contents are of no matter to a report."""
+    for name in names:
+        (folder / "checkpoints" / name).mkdir(parents=True)
+
+
 def group_of(folder: Path) -> Group:
     (group,), notes = read_sources([folder])
     assert notes == []

@@ -11,7 +11,7 @@ from gnn_moe.config import RunConfig, to_dict
 
 def write_study(folder: Path, trials: list[dict[str, Any]]) -> Path:
     """study.json alone, as where the run folders are on another machine."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     config = to_dict(RunConfig())
     baseline = {group: config[group] for group in ("model", "data", "training")}
     whole = [

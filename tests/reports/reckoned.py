@@ -97,6 +97,7 @@ def _sizes(record: Record) -> Iterator[float]:
         yield planned / 2**30
         yield record.summary.get("peak_memory_bytes", 0) / planned
         yield from (record.loss, record.minutes, record.summary["tokens"])
+        yield from (record.summary[name] for name in ("unigram_loss",) if name in record.summary)
 
 
 def _losses(records: Sequence[Record]) -> Floats:
@@ -134,7 +135,7 @@ def _of_coupling(records: Sequence[Record]) -> Iterator[float]:
     yield from _mean_and_interval(moved.mean(axis=1))
     # One graph: Holm leaves its p value.
     yield float(stats.ttest_1samp(moved.mean(axis=1), 0).pvalue)
-    yield from (np.abs(moved).max(), weights[0, -1].max())
+    yield from (np.abs(moved).max(), weights[0, -1].min(), weights[0, -1].max())
     means, spreads = moved.mean(axis=0), moved.std(axis=0, ddof=1)
     ratio, count = math.sqrt((means**2).mean() / (spreads**2).mean()), len(records)
     yield from (ratio, 1 / math.sqrt(count))

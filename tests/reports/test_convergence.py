@@ -11,7 +11,18 @@ from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.run_curves import descent, read_curves
 from gnn_moe.reports.sources import read_sources
 from gnn_moe.reports.targets import seed_targets, targets_section
-from tests.reports.made_runs import eval_row, figures, group_of, hrefs, rendered, tables, train_row, words, write_run
+from tests.reports.made_runs import (
+    eval_row,
+    figures,
+    group_of,
+    hrefs,
+    keep_checkpoints,
+    rendered,
+    tables,
+    train_row,
+    words,
+    write_run,
+)
 
 STABLE = "Stable loss reduction"
 GAP = "Training and evaluation, not measured alike"
@@ -110,8 +121,22 @@ def test_the_gap_is_shown_as_not_measured_alike_with_the_command(tmp_path: Path)
     (row,) = tables(section)[GAP]
     assert row[1:4] == ["6.5000", "6.2500", "−0.2500"]
     assert row[5] == "cannot be told: not measured alike"
-    assert f"gnn-moe evaluate '{folder}' --checkpoint selected --split train" in words(section)
+    assert "gnn-moe evaluate" not in words(section)
+    assert "Checkpoints were not kept: train again to measure it." in words(section)
     assert hrefs(section) == {str(folder)}
+
+
+def test_each_seed_that_kept_its_last_model_is_to_be_asked_for_its_gap(tmp_path: Path) -> None:
+    """The gap is of the last model, so a run that kept its selected one alone cannot give it."""
+    for seed in (1, 2):
+        keep_checkpoints(write_run(tmp_path / f"a run {seed}", seed=seed), "last", "selected")
+    keep_checkpoints(write_run(tmp_path / "a run 3", seed=3), "selected")
+    said = words(convergence_section(group_of(tmp_path)))
+    commands = [line for line in said.splitlines() if line.startswith("gnn-moe evaluate")]
+    assert commands == [
+        f"gnn-moe evaluate '{tmp_path / f'a run {seed}'}' --checkpoint last --split train" for seed in (1, 2)
+    ]
+    assert "1 of 3 runs kept no last checkpoint" in said
 
 
 def test_damaged_missing_and_unfinished_records_are_named(tmp_path: Path) -> None:

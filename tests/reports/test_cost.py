@@ -9,7 +9,15 @@ import pytest
 
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.cost import cost_section
-from gnn_moe.reports.costs import FLOPS, PARAMETERS, front_points, pareto_front, scaling_families
+from gnn_moe.reports.costs import (
+    FLOPS,
+    MINUTES,
+    PARAMETERS,
+    front_of,
+    pareto_front,
+    point_costs,
+    scaling_families,
+)
 from gnn_moe.reports.numbers import short
 from tests.reports.made_runs import figures, group_of, hrefs, rendered, tables, words, write_run
 
@@ -54,7 +62,10 @@ def test_the_section_has_a_figure_a_cost_and_the_front_with_links(sweep: Path) -
     assert [figure.name for figure in figures(section)] == ["cost-minutes", "cost-flops", "cost-parameters"]
     front = tables(section)["Points on a Pareto front"]
     assert [(row[0], row[2]) for row in front] == [("num_experts 4", "5.0500"), ("num_experts 2", "5.3000")]
-    assert [point.label for point in front_points(group)] == ["num_experts 2", "num_experts 4"]
+    assert [each.point.label for each in front_of(point_costs(group, MINUTES)[0])] == [
+        "num_experts 2",
+        "num_experts 4",
+    ]
     assert {Path(href).name for href in hrefs(section)} == {"e2-1", "e2-2", "e4-1", "e4-2"}
     for figure in figures(section):
         assert rendered(figure)

@@ -12,13 +12,13 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyArrowPatch
 from scipy import stats
 
-from gnn_moe.figures.heat_maps import HeatMap
+from gnn_moe.figures.heat_maps import HeatMap, heat_map_figure
 from gnn_moe.figures.style import Floats
 from gnn_moe.reports.coupling import coupling_section
 from gnn_moe.reports.coupling_figures import MOST_EDGES, edges, panels_shown
 from gnn_moe.reports.coupling_questions import MEASURES_FILE
 from gnn_moe.reports.couplings import DRAWS, Agreement, agreement, with_verdicts
-from tests.reports.made_runs import figures, group_of, hrefs, rendered, tables, words, write_run
+from tests.reports.made_runs import figures, group_of, hrefs, keep_checkpoints, rendered, tables, words, write_run
 
 EXPERTS, STEPS = 4, np.array([0, 10, 20])
 
@@ -109,6 +109,8 @@ def hgnn(tmp_path: Path) -> Path:
 
 
 def test_a_hypergraph_has_its_figures_and_its_verdict(hgnn: Path) -> None:
+    for seed in (1, 3):
+        keep_checkpoints(hgnn / f"s{seed}", "selected")
     section = coupling_section(group_of(hgnn))
     kinds = [figure.name.split("-")[1] for figure in figures(section)]
     assert kinds == ["evolution", "graph", "heat"]
@@ -122,9 +124,13 @@ def test_a_hypergraph_has_its_figures_and_its_verdict(hgnn: Path) -> None:
     assert "of 6 single connections 6 are shown to have moved alike in the seeds" in said
     assert "1 of 1 graphs have a pattern that repeats" in said
     assert "are equal; the one that moved most moved by 0." in said
-    assert "where the strengths started" not in said
-    assert f"gnn-moe evaluate {hgnn / 's1'} --ablate coupler" in said
-    assert f"--coupling --json > {hgnn / 's1' / MEASURES_FILE}" in said
+    assert "where they started" not in said
+    for seed in (1, 3):
+        asked = f"gnn-moe evaluate {hgnn / f's{seed}'} --checkpoint selected"
+        assert f"{asked} --ablate coupler" in said
+        assert f"{asked} --coupling --json > {hgnn / f's{seed}' / MEASURES_FILE}" in said
+    assert "1 of 3 runs kept no selected checkpoint: train those again to measure it." in said
+    assert f"gnn-moe evaluate {hgnn / 's2'}" not in said
 
 
 def test_strong_looks_alike_in_the_graph_and_in_the_heat_map(hgnn: Path) -> None:
@@ -188,10 +194,52 @@ def test_matrices_that_hardly_moved_show_their_start(tmp_path: Path, name: str) 
         record = {"steps": STEPS, f"layer_0/{name}": matrix_SGEE}
         write_run(tmp_path / f"s{seed}", seed=seed, coupler_type=coupler, coupling=record)
     section = coupling_section(group_of(tmp_path))
-    assert "where the strengths started rather than what was learned" in words(section)
+    assert "where they started rather than what was learned, and no graph is drawn" in words(section)
+    assert [figure.name.split("-")[1] for figure in figures(section)] == ["evolution", "heat"]
     assert len(tables(section)["Movement and agreement: baseline"]) == 2
     for figure in figures(section):
         assert rendered(figure)
+
+
+@pytest.mark.parametrize("experts", [4, 8, 12, 16])
+def test_heat_maps_of_many_layers_and_experts_fit_a_page(experts: int) -> None:
+    """None is much taller than wide, nor so wide that its labels shrink away."""
+    empty_EE = np.eye(experts)
+    labels = tuple(map(str, range(experts)))
+    maps = [
+        HeatMap(title=f"Layer {n}", value=empty_EE, broken=empty_EE > 2, row_labels=labels, column_labels=labels)
+        for n in range(8)
+    ]
+    width, height = heat_map_figure(maps, title="", axis_labels=("sender", "receiver")).get_size_inches()
+    assert height <= 1.2 * width
+    assert width <= 15
+
+
+def test_weights_that_did_not_move_are_not_drawn_from_thin_to_thick(tmp_path: Path) -> None:
+    """Weights from 0.998 to 1.002 look alike; the caption has the scale and where they lie on it."""
+    record = hypergraph(np.linspace(-0.002, 0.002, 6))
+    write_run(tmp_path / "a", coupler_type="HGNN", coupling=record)
+    _evolution, graph, heat = figures(coupling_section(group_of(tmp_path)))
+    panel, *_ = graph.draw().get_axes()
+    widths = [patch.get_linewidth() for patch in panel.patches if isinstance(patch, FancyArrowPatch)]
+    assert len(widths) == 6
+    assert max(widths) < 1.1 * min(widths)
+    for figure in (graph, heat):
+        assert "on a scale from 0.9500 to 1.0500; those shown lie from 0.9980 to 1.0020" in figure.caption
+    (image,) = [image for axes in heat.draw().get_axes() for image in axes.get_images()]
+    assert image.get_clim() == pytest.approx((0.95, 1.05))
+
+
+def test_what_is_heard_of_a_figure_of_many_graphs_is_short(tmp_path: Path) -> None:
+    moved_SGEE = np.random.default_rng(0).random((3, 3, EXPERTS, EXPERTS))
+    record = {"steps": STEPS} | {f"layer_{layer}/adjacency": moved_SGEE for layer in range(8)}
+    for seed in (1, 2):
+        write_run(tmp_path / f"s{seed}", seed=seed, num_layers=8, gnn_layers=3, coupling=record)
+    found = figures(coupling_section(group_of(tmp_path)))
+    assert len(found) == 3
+    for figure in found:
+        assert len(figure.description) < 500
+    assert "; and 16 more" in found[0].description
 
 
 def test_loads_of_routers_have_no_graph(tmp_path: Path) -> None:
@@ -220,7 +268,7 @@ def test_couplers_without_strengths_and_bad_records_are_named(tmp_path: Path) ->
         "the coupler mean has no learned strengths",
         "1 completed run has no coupling.npz here: gone.",
         "torn: ",
-        "1 run that is not completed is left out here: going (running).",
+        "1 run that does not count is left out here: going (running).",
         "ablations.json: is damaged",
         f"{MEASURES_FILE}: is damaged",
         "No completed run has a record of learned strengths here.",

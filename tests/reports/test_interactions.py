@@ -7,19 +7,19 @@ import itertools
 import numpy as np
 import pytest
 
-from gnn_moe.reports.interactions import Cell, interactions_of
+from gnn_moe.reports.interactions import Setting, interactions_of
 from gnn_moe.studies.space import Value
 
 
-def cell(experts: Value, rate: Value, *, together: float = 0.0, seeds: int = 6) -> Cell:
+def cell(experts: Value, rate: Value, *, together: float = 0.0, seeds: int = 6) -> Setting:
     """8 experts gain 0.1, rate 2 gains 0.05, and both `together` more."""
     loss = 4.5 - 0.1 * (experts == 8) - 0.05 * (rate == 2) - together * (experts == 8 and rate == 2)
     noise = np.random.default_rng([ord(letter) for letter in f"{experts} {rate}"]).normal(size=seeds)
     losses = {seed: float(loss + 0.05 * seed + 0.002 * noise[seed - 1]) for seed in range(1, seeds + 1)}
-    return Cell(settings={"num_experts": experts, "rate": rate}, losses=losses)
+    return Setting(settings={"num_experts": experts, "rate": rate}, losses=losses)
 
 
-def grid(together: float = 0.0, seeds: int = 6) -> list[Cell]:
+def grid(together: float = 0.0, seeds: int = 6) -> list[Setting]:
     return [cell(*both, together=together, seeds=seeds) for both in itertools.product((8, 2, 4), (1, 2))]
 
 
@@ -55,10 +55,10 @@ def test_one_field_at_a_time_was_not_tested() -> None:
 
 
 def test_a_corner_that_failed_is_no_corner() -> None:
-    cells = [cell(2, 1), cell(8, 1), cell(2, 2), Cell(settings={"num_experts": 8, "rate": 2}, losses={})]
+    cells = [cell(2, 1), cell(8, 1), cell(2, 2), Setting(settings={"num_experts": 8, "rate": 2}, losses={})]
     assert "not tested" in interactions_of(cells)[0].sentence
 
 
 def test_one_field_or_none_has_no_interaction() -> None:
     assert interactions_of([]) == ()
-    assert interactions_of([Cell(settings={"num_experts": 2}, losses={1: 4.5})]) == ()
+    assert interactions_of([Setting(settings={"num_experts": 2}, losses={1: 4.5})]) == ()

@@ -211,6 +211,17 @@ def test_paper_gets_the_pictures_in_light_colours(browser: Chrome, page: Path) -
     assert evaluated(browser, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+def test_paper_says_what_the_columns_hold(browser: Chrome, page: Path, scripts: bool) -> None:
+    """It cannot be opened there."""
+    seen = """[...document.querySelectorAll('dd')].map((each) => each.checkVisibility()
+        && each.getBoundingClientRect().height > 0)"""
+    show(browser, page, scripts=scripts)
+    assert set(evaluated(browser, seen)) == {False}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    wait_for(browser, f"({seen}).every((each) => each)")
+
+
 @pytest.mark.parametrize("name", ["sample", *golden.REPORTS])
 def test_tables_show_every_column_on_a_wide_window_and_on_paper(
     browser: Chrome, pages: dict[str, Path], name: str

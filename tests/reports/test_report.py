@@ -150,7 +150,10 @@ def test_a_report_is_written_anew_as_runs_end(
             time.sleep(0.05)
     watching.join(60)
     assert status == [0]
-    assert capsys.readouterr().out.splitlines()[-1].endswith("report.html: 2 of 2 runs have ended")
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("no run is completed yet: waiting for the first")
+    assert "report.html: 1 of 2 runs have ended; waiting for b (running); Ctrl-C ends this" in second
+    assert last.endswith("report.html: 2 of 2 runs have ended")
 
 
 BAD = {

@@ -19,14 +19,16 @@ from gnn_moe.parsing import parse_flags
 from gnn_moe.plans import plan_memory
 from gnn_moe.reports.arms import arms_section
 from gnn_moe.reports.cost import cost_section
-from gnn_moe.reports.document import Bullets, Code, Paragraph, Section, Text, spans
+from gnn_moe.reports.document import Bullets, Code, Paragraph, Section, Table, Text, spans
 from gnn_moe.reports.overview import overview_section
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
-from gnn_moe.reports.sources import Run
+from gnn_moe.reports.sources import Run, read_sources
 from gnn_moe.reports.tables import sweep_sections
 from gnn_moe.run_folder import RunFolder
+from tests.reports import golden
 from tests.reports.made_runs import group_of, tables, write_run
+from tests.reports.made_studies import trial, write_study
 
 
 def plain(text: Text) -> str:
@@ -259,6 +261,7 @@ def test_the_first_page_says_what_is_not_known(tmp_path: Path) -> None:
     said = words_of(overview_section(group, recommend(group), [f"insight {n}" for n in range(9)]))
     assert [f"insight {n}" in said for n in range(6)] == [True] * 5 + [False]
     assert "2 of 4 configurations have one seed" in said
+    assert "Whether all 2 completed runs evaluated one text: none recorded" in said
     assert "1 of 4 runs give: they have not ended" in said
     assert "What 1 failed run would have given (killed)" in said
     assert "Whether 2 checkpoints can see the future: made by a version that did not ask" in said
@@ -279,10 +282,39 @@ DAMAGED_ENVIRONMENTS = ("{", "[]", "{}", '{"data": 3}', '{"data": {"valid": {"sa
 def test_a_damaged_environment_is_not_recorded(text: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", summary={"causal": "maybe"})
     (run / "environment.json").write_text(text)
-    said = words_of(protocol_section(group_of(tmp_path)))
+    (group,), notes = read_sources([tmp_path])
+    said = words_of(protocol_section(group, notes))
+    assert (f"{run / 'environment.json'}: " in said) == (text != "{}")
     assert "Data fingerprints: not recorded" in said
     assert "Versions: not recorded" in said
     assert "1 were not asked" in said
+
+
+def test_the_protocol_says_what_losses_and_intervals_are_of(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seed=1, summary={"unigram_loss": 6.25})
+    write_run(tmp_path / "b", seed=2, summary={"unigram_loss": 6.25})
+    write_run(tmp_path / "c", seed=3)
+    said = words_of(protocol_section(group_of(tmp_path)))
+    assert "Intervals are over seeds of training: the evaluation text is fixed" in said
+    frequencies = "which a model has to beat: 6.2500 nats a token on the whole evaluation text (2 runs); not recorded"
+    assert f"Loss of token frequencies alone, {frequencies} (1 run)." in said
+
+
+def test_the_frequencies_of_a_study_are_read_where_its_runs_lie(tmp_path: Path) -> None:
+    """study.json has no such number."""
+    write_run(tmp_path / "study" / "a", num_experts=2, summary={"unigram_loss": 6.25})
+    write_study(tmp_path / "study", [trial(2, 1, run_dir="a")])
+    (group,), _ = read_sources([tmp_path / "study"])
+    assert group.runs[0].number("unigram_loss") is None
+    assert "has to beat: 6.2500 nats" in words_of(protocol_section(group))
+
+
+def test_models_without_their_coupling_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts say 4 configurations tried, where two arms were trained."""
+    monkeypatch.chdir(golden.ROOT)
+    (group,), _ = read_sources(["results/wikitext2/study-comparison"])
+    said = words_of(protocol_section(group))
+    assert "Configurations tried: 2 (4 where models with their coupling changed are compared too), with 10 runs" in said
 
 
 def test_the_protocol_names_leaks_failures_and_what_is_not_recorded(tmp_path: Path) -> None:
@@ -294,3 +326,20 @@ def test_the_protocol_names_leaks_failures_and_what_is_not_recorded(tmp_path: Pa
     assert "1 failed with leaking, 1 failed with timeout, 1 completed" in said
     assert "Machines: not recorded" in said
     assert "d: is damaged" in said
+
+
+def test_a_verdict_leads_to_the_runs_that_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model without its coupling to those of the model, whose folders hold both losses."""
+    monkeypatch.chdir(golden.ROOT)
+    (group,), _ = read_sources(["results/wikitext2/study-comparison"])
+    (comparison,) = arms_section(group).sections
+    seen = 0
+    for question in comparison.sections:
+        table = next(block for block in question.blocks if isinstance(block, Table))
+        place = [column.title for column in table.columns].index("seeds")
+        for row in table.rows:
+            arm = plain(row[0].text).removesuffix(" with its coupler taken out")
+            runs = [span.href for span in spans(row[place].text) if span.href is not None]
+            assert [Path(run).name.split("-")[0] for run in runs] == [f"{arm},seed={seed}" for seed in range(1, 6)]
+            seen += 1
+    assert seen == 4

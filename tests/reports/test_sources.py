@@ -57,13 +57,34 @@ def write_text(run: Path, fingerprint: object) -> None:
 
 
 def test_texts_of_one_name_that_differ_are_refused_or_grouped(tmp_path: Path) -> None:
-    """A run that did not record its text is taken for one of the first."""
+    """A loss on a text that was not recorded stands beside none on one that was."""
     for name, text in (("a", "1" * 64), ("b", "2" * 64), ("c", "1" * 64), ("d", None)):
         write_text(write_run(tmp_path / name, seed=ord(name)), text)
-    with pytest.raises(BadInput, match=r"runs of 2 protocols.*of text 111111111111; .*of text 222222222222"):
+    with pytest.raises(BadInput, match=r"of 3 .*of text 111111111111; .*of text 222222222222; .*text is not recorded"):
         read_sources([tmp_path])
     groups, _ = read_sources([tmp_path], grouped=True)
-    assert [[run.name for run in group.runs] for group in groups] == [["a", "c", "d"], ["b"]]
+    assert [[run.name for run in group.runs] for group in groups] == [["a", "c"], ["b"], ["d"]]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"data": 3}', '{"data": {"valid": [1]}}'])
+def test_a_damaged_record_of_the_text_is_not_taken_for_the_text_of_others(text: str, tmp_path: Path) -> None:
+    """A folder of one name may have changed between the runs: refused, or grouped and named."""
+    for name in ("a", "b"):
+        write_text(write_run(tmp_path / name, seed=ord(name)), "1" * 64)
+    (tmp_path / "b" / "environment.json").write_text(text)
+    with pytest.raises(BadInput, match=r"runs of 2 protocols"):
+        read_sources([tmp_path])
+    groups, notes = read_sources([tmp_path], grouped=True)
+    assert [[run.name for run in group.runs] for group in groups] == [["a"], ["b"]]
+    (note,) = notes
+    assert note.startswith(f"{tmp_path / 'b' / 'environment.json'}: ")
+
+
+def test_a_run_that_failed_before_it_recorded_its_text_stands_with_the_others(tmp_path: Path) -> None:
+    write_text(write_run(tmp_path / "a", seed=1), "1" * 64)
+    write_run(tmp_path / "b", seed=2, summary={"status": "failed", "error_class": "killed"})
+    (group,), notes = read_sources([tmp_path])
+    assert ([run.name for run in group.runs], notes) == (["a", "b"], [])
 
 
 def test_one_text_under_two_names_is_one_protocol(tmp_path: Path) -> None:
@@ -99,7 +120,7 @@ def test_a_study_whose_folders_are_elsewhere_still_has_its_numbers(tmp_path: Pat
     (group,), notes = read_sources([study])
     assert notes == []
     assert [run.folder for run in group.runs] == [None] * 3
-    failed = group.points[0].failed[0]
+    (failed,) = (run for run in group.points[0].runs if run.state == "failed")
     assert (failed.config, failed.error_message, failed.settings["num_experts"]) == (None, "no such thing", -3)
     assert group.loss_name == "reported_loss"
 
@@ -183,7 +204,7 @@ def test_a_run_that_sees_the_future_has_no_result(tmp_path: Path) -> None:
     write_run(tmp_path / "b", loss=0.1, seed=2, summary={"causal": False})
     group = group_of(tmp_path)
     assert group.points[0].by_seed("reported_loss") == {1: 5.0}
-    (leaking,) = group.points[0].failed
+    (leaking,) = (run for run in group.runs if run.state == "failed")
     assert (leaking.name, leaking.error_class) == ("b", "leaking")
 
 

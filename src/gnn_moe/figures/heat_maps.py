@@ -28,6 +28,10 @@ MOST_HYPEREDGES = 24
 MOST_NUMBERED = 12
 """Rows up to which every cell shows its number."""
 FIGURE_WIDTH = 12.0
+LEAST_COLUMNS = 3
+"""Of a figure of so many panels of experts × experts or more: one below the other they would fill pages."""
+NARROW = 4.4
+"""Width of a panel, in inches, with which so many stand side by side."""
 STRENGTHS = colormaps["cividis_r"]
 """Darker is stronger, as in the graphs of reports, whose lines must stand out on white paper."""
 
@@ -153,12 +157,15 @@ def heat_map_figure(
         maps: at least one.
         title: of the whole figure.
         axis_labels: below and left of the panels.
-        columns: panels side by side; by default as many as fit.
+        columns: panels side by side; by default as many as fit, and `LEAST_COLUMNS` of square ones.
         limits: of the colour scale; by default those of the values.
     """
     rows_shown, columns_shown = maps[0].value.shape
     width = min(5.0, max(2.2, 0.42 * columns_shown + 0.8)) if columns_shown <= MOST_NUMBERED else 5.0
     width = max(width, 0.42 * columns_shown) if columns_shown <= MOST_HYPEREDGES else width
+    if columns is None and rows_shown == columns_shown and len(maps) >= LEAST_COLUMNS:
+        width = min(width, NARROW)
+        columns = max(LEAST_COLUMNS, int(FIGURE_WIDTH / width))
     height = max(1.5, (width - 0.6) * rows_shown / columns_shown + 0.7)
     rows = -(-len(maps) // (columns or max(1, int(FIGURE_WIDTH / width))))
     columns = -(-len(maps) // rows)

@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class ReportArguments:
-    """Write what studies and runs found: report.md, report.html and figures/, every number linked to its run."""
+    """Write what studies and runs found: report.md, report.html and figures/, tables linked to the runs."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="STUDY_OR_RUNS")] = ()
     """Folders of studies or runs, or folders that hold some."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
 from gnn_moe.reports.document import Block, Paragraph, Section, Span, spans
-from gnn_moe.reports.marks import counted_runs, seed_links
+from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.rows import LOSS_IN_WORDS
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.reports.weighed import ArmRow, Asked, Weighed, section_of
@@ -89,6 +89,7 @@ def _of_study(group: Group, study: StudyResults) -> Weighed:
         verdicts = tuple(map(comparison_from, each["verdicts"]))
         question = Asked(asks=each["asks"], unit=each["unit"], verdicts=verdicts)
         asked.append(_timed(group, question, points) if question.of_ratio else question)
+    asked = [dataclasses.replace(question, runs=_links(points)) for question in asked]
     return Weighed(
         title=f"Comparison {name}",
         anchor=f"arms-{_slug(name)}",
@@ -114,7 +115,7 @@ def _stored_arm(group: Group, cell: Mapping[str, Any], point: Point | None) -> A
         parameters=cell["parameters"],
         steps=cell["steps"],
         flops=cell["training_flops"],
-        minutes=None if point is None else minutes_of_point(group, point),
+        minutes=None if point is None else minutes_of_point(point),
     )
 
 
@@ -125,7 +126,7 @@ def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
     asked = [Asked(asks="Which has the lower loss?", unit="nats a token", verdicts=losses)]
     curves, missing = {}, []
     for name, point in named.items():
-        curves[name], unread = _curves(group, point)
+        curves[name], unread = _curves(point)
         missing += [f"Left out of the minutes to one loss: {name}, seed {seed}: {why}" for seed, why in unread.items()]
     first, *others = named
     reached = [minutes_to_one_loss(curves[first], curves[other]) for other in others]
@@ -138,6 +139,7 @@ def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
         verdicts = compare_pairs(pairs, configurations_tried=max(len(group.points), len(named)), generator=generator)
         question = Asked(asks="Which reaches one loss sooner?", unit=LOG_MINUTES, verdicts=verdicts)
         asked.append(_timed(group, question, named))
+    asked = [dataclasses.replace(question, runs=_links(named)) for question in asked]
     return Weighed(
         title=", ".join(named),
         anchor=f"arms-runs-{number}",
@@ -151,7 +153,7 @@ def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
 
 
 def _loose_arm(group: Group, name: str, point: Point) -> ArmRow:
-    runs = counted_runs(point, group.loss_name)
+    runs = point.counted
 
     def mean(of: Callable[[Run], float | None]) -> float | None:
         found = [value for run in runs if (value := of(run)) is not None]
@@ -165,7 +167,7 @@ def _loose_arm(group: Group, name: str, point: Point) -> ArmRow:
         parameters=next((found for run in runs if (found := parameters_of_run(run)) is not None), None),
         steps=mean(lambda run: run.number("steps")),
         flops=mean(flops_of_run),
-        minutes=minutes_of_point(group, point),
+        minutes=minutes_of_point(point),
     )
 
 
@@ -174,7 +176,7 @@ def _timed(group: Group, question: Asked, points: Mapping[str, Point]) -> Asked:
     minutes = {}
     for each in question.verdicts:
         arms = [points.get(name) for name in (each.baseline, each.arm)]
-        first, arm = ({} if point is None else _curves(group, point, each.pairs.seeds)[0] for point in arms)
+        first, arm = ({} if point is None else _curves(point, each.pairs.seeds)[0] for point in arms)
         reached = minutes_to_one_loss(first, arm)
         if reached[0]:
             theirs, ours = (statistics.median(found.values()) for found in reached)
@@ -183,12 +185,15 @@ def _timed(group: Group, question: Asked, points: Mapping[str, Point]) -> Asked:
     return dataclasses.replace(question, minutes=minutes, busy=busy)
 
 
-def _curves(
-    group: Group, point: Point, seeds: Collection[int] | None = None
-) -> tuple[dict[int, Curve], dict[int, str]]:
+def _curves(point: Point, seeds: Collection[int] | None = None) -> tuple[dict[int, Curve], dict[int, str]]:
     """The curves of the runs that count, of some seeds or all, and why one cannot be read; both by seed."""
-    runs = [run for run in counted_runs(point, group.loss_name) if seeds is None or run.seed in seeds]
+    runs = [run for run in point.counted if seeds is None or run.seed in seeds]
     return read_minute_curves({run.seed: run.folder for run in runs if run.folder is not None})
+
+
+def _links(points: Mapping[str, Point]) -> dict[str, dict[int, Run]]:
+    """By arm and seed the run that counts."""
+    return {name: {run.seed: run for run in point.counted} for name, point in points.items()}
 
 
 def _logarithms(name: str, minutes: Mapping[int, float]) -> Arm:

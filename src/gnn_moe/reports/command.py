@@ -15,6 +15,8 @@ from gnn_moe.reports.writer import write_report
 
 LOOK_SECONDS = 2.0
 """Between looks of `--watch`."""
+_NAMED = 3
+"""At most so many runs are named in a line."""
 _ENDED = ("completed", "failed", "interrupted")
 
 
@@ -35,27 +37,40 @@ def run_report(arguments: ReportArguments, say: Callable[[str], None]) -> None:
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"--output {folder}: is a file; give a folder")
     before: list[tuple[str, str]] | None = None
+    waits = False
     while True:
         try:
             groups, notes = read_sources(arguments.paths, grouped=arguments.group)
         except NothingCompleted:
             if not arguments.watch:
                 raise
+            if not waits:
+                say("no run is completed yet: waiting for the first, to write the report then (Ctrl-C ends this)")
+                waits = True
             time.sleep(LOOK_SECONDS)
             continue
         states = _states(groups)
         if states != before:
             _write(arguments, groups, notes, targets, folder)
             ended = sum(state in _ENDED for _, state in states)
-            say(f"{folder / 'report.html'}: {ended} of {len(states)} runs have ended")
+            say(f"{folder / 'report.html'}: {ended} of {len(states)} runs have ended{_awaited(arguments, states)}")
             before = states
         if not arguments.watch or all(state in _ENDED for _, state in states):
             return
         time.sleep(LOOK_SECONDS)
 
 
+def _awaited(arguments: ReportArguments, states: list[tuple[str, str]]) -> str:
+    """What `--watch` waits for, in words: a run whose process died stays in the state that its record has."""
+    left = [f"{name} ({state})" for name, state in states if state not in _ENDED]
+    if not arguments.watch or not left:
+        return ""
+    more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+    return f"; waiting for {', '.join(left[:_NAMED])}{more}; Ctrl-C ends this, as where the process of a run has died"
+
+
 def _states(groups: list[Group]) -> list[tuple[str, str]]:
-    return [(f"{run.study} {run.name}", run.state) for group in groups for run in group.runs]
+    return [(f"{run.study} {run.name}" if run.study else run.name, run.state) for group in groups for run in group.runs]
 
 
 def _write(

@@ -19,13 +19,14 @@ class Protocol:
     max_seq_length: int
     num_eval_samples: int
     text: str | None = None
-    """Fingerprint of the evaluated text; None where no run of these settings has recorded it."""
+    """Fingerprint of the evaluated text; None where it is not recorded."""
 
     def in_words(self) -> str:
         rows = "all" if self.num_eval_samples < 0 else f"{self.num_eval_samples}"
+        unknown, text = ("", f" of text {self.text[:12]}") if self.text else (" (which text is not recorded)", "")
         return (
-            f"{self.dataset}, {self.tokenizer} tokens, {self.data_format} of at most {self.max_seq_length} tokens, "
-            f"{rows} evaluation samples" + (f" of text {self.text[:12]}" if self.text else "")
+            f"{self.dataset}{unknown}, {self.tokenizer} tokens, {self.data_format} of at most "
+            f"{self.max_seq_length} tokens, {rows} evaluation samples{text}"
         )
 
 
@@ -38,15 +39,19 @@ def protocol_of(settings: Mapping[str, Value]) -> Protocol:
     )
 
 
-def protocols_of(settings: Sequence[Mapping[str, Value]], texts: Sequence[object]) -> list[Protocol]:
+def protocols_of(
+    settings: Sequence[Mapping[str, Value]], texts: Sequence[object], have_losses: Sequence[bool]
+) -> list[Protocol]:
     """The protocol of each run.
 
-    Where its text is not recorded, it is taken for that of the first that has the rest. One text under several names,
-    as of a folder by two paths, has the first.
+    A loss on a text that is not recorded is set beside no loss on one that is: the folder of a name can change. Runs
+    without losses, which waited or failed before they recorded their text, stand with the first that has the rest. One
+    text under several names, as of a folder by two paths, has the first.
 
     Args:
         settings: of each run.
         texts: the fingerprint that each recorded of its evaluated text; anything else where it did not.
+        have_losses: whether each has completed, so that its losses are compared.
     """
     without = [protocol_of(each) for each in settings]
     known: dict[Protocol, str] = {}
@@ -54,8 +59,10 @@ def protocols_of(settings: Sequence[Mapping[str, Value]], texts: Sequence[object
         if isinstance(text, str):
             known.setdefault(protocol, text)
     found = [
-        dataclasses.replace(protocol, text=text if isinstance(text, str) else known.get(protocol))
-        for protocol, text in zip(without, texts, strict=True)
+        dataclasses.replace(protocol, text=text)
+        if isinstance(text, str)
+        else dataclasses.replace(protocol, text=None if has_losses else known.get(protocol))
+        for protocol, text, has_losses in zip(without, texts, have_losses, strict=True)
     ]
     names: dict[Protocol, str] = {}
     return [

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from gnn_moe.figures.style import EMPTY, new_figure, style_axes
+from gnn_moe.model.folders import LAST
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Cell, Code, Column, Figure, Paragraph, Section, Table
 from gnn_moe.reports.marks import (
@@ -19,7 +20,7 @@ from gnn_moe.reports.marks import (
     Mark,
     chart_label,
     chart_layout,
-    command_path,
+    evaluations_of,
     finite_or_none,
     mark_of,
     number_cell,
@@ -33,7 +34,7 @@ from gnn_moe.reports.sources import Group
 from gnn_moe.reports.targets import outcome_of, stable_loss_reduction
 from gnn_moe.studies.statistics import mean_estimate
 
-_LOSS_TITLE = "evaluation loss, nats a token"
+_LOSS_TITLE = "loss on the whole evaluation text, nats a token"
 _X_TITLES = {"steps": "steps", "minutes": "minutes of training and evaluation"}
 _DESCENT_COLUMNS = (
     Column(title="point", numeric=False),
@@ -44,15 +45,15 @@ _DESCENT_COLUMNS = (
     ),
     Column(title="share", explains="of a seed's epochs after the first, those that fell; mean over seeds"),
     Column(title="95 % interval", numeric=False, explains="t interval of the share over seeds"),
-    Column(title="first epoch", explains="mean evaluation loss at its last evaluation, nats a token"),
+    Column(title="first epoch", explains="mean loss at its last evaluation, whole evaluation text, nats a token"),
     Column(title="last epoch", explains="the same"),
     Column(title="stable loss reduction", numeric=False),
     Column(title="seeds", numeric=False),
 )
 _MEASURED_COLUMNS = (
     Column(title="point", numeric=False),
-    Column(title="training loss", explains="nats a token, mean over seeds"),
-    Column(title="evaluation loss", explains="nats a token, mean over seeds"),
+    Column(title="training loss", explains="of the last model, nats a token, mean over seeds"),
+    Column(title="last evaluation loss", explains="of the last model, whole text, nats a token, mean over seeds"),
     Column(title="gap", explains="evaluation minus training, mean over seeds"),
     Column(title="95 % interval", explains="t interval of the gap over seeds"),
     Column(title="seeds", explains="each a link to its run"),
@@ -60,11 +61,17 @@ _MEASURED_COLUMNS = (
 _GAP_COLUMNS = (
     Column(title="point", numeric=False),
     Column(title="training loss", explains="with dropout, over the steps since the evaluation before, nats a token"),
-    Column(title="evaluation loss", explains="without dropout, at the last evaluation, nats a token"),
+    Column(title="last evaluation loss", explains="without dropout, at the last evaluation, whole text, nats a token"),
     Column(title="difference", explains="evaluation minus training, mean over seeds; not measured alike"),
     Column(title="95 % interval", numeric=False, explains="t interval over seeds"),
     Column(title="generalisation", numeric=False),
     Column(title="seeds", numeric=False),
+)
+
+
+_WHICH_LOSS = (
+    "Losses here are of every evaluation, on the whole text: not those by which configurations are compared elsewhere, "
+    "which Protocol describes."
 )
 
 
@@ -101,7 +108,7 @@ def _figure(name: str, found: Sequence[PointCurve]) -> Figure:
     drawn = "" if len(found) <= MOST_MARKED else f" The {MOST_MARKED} with the lowest last loss are named."
     return Figure(
         name=f"curves-{name}",
-        caption=f"Evaluation loss over {_X_TITLES[name]}. {bands}{mean}.{drawn}",
+        caption=f"Loss on the whole evaluation text over {_X_TITLES[name]}. {bands}{mean}.{drawn}",
         description=f"Curves of {len(found)} points. Mean losses at their last evaluation: {ends}.",
         draw=lambda: curves_figure(name, found),
         chart=curves_chart(name, found),
@@ -112,7 +119,7 @@ def curves_figure(name: str, found: Sequence[PointCurve]) -> MatplotlibFigure:
     """A line a point with its band; beyond `MOST_MARKED` points, those that end higher are grey and unnamed."""
     figure = new_figure(7.0, 4.4)
     axes = figure.subplots()
-    style_axes(axes, "Evaluation loss", x_label=_X_TITLES[name], y_label=_LOSS_TITLE)
+    style_axes(axes, "Evaluation loss, whole text", x_label=_X_TITLES[name], y_label=_LOSS_TITLE)
     shown = [each for each in found if each.steps]
     named = sorted(shown, key=lambda each: each.mean(each.steps[-1]))[:MOST_MARKED]
     kept = {id(each.point) for each in named}
@@ -192,6 +199,7 @@ def _descent_table(found: Sequence[PointCurve]) -> Table:
         notes=(
             stable,
             "An epoch is judged by its last evaluation; means of its loss are at the last that every seed has.",
+            _WHICH_LOSS,
         ),
     )
 
@@ -240,7 +248,7 @@ def _measured_gaps(found: Sequence[PointCurve]) -> Table:
 
 def _measured_row(each: PointCurve) -> tuple[Cell, ...]:
     gaps = gaps_of(each.point)
-    runs = [run for run in each.point.completed if run.seed in gaps]
+    runs = [run for run in each.point.counted if run.seed in gaps]
     found = mean_estimate(list(gaps.values()))
     shown = numbers.interval_of_difference(found.interval) if found.interval else found.reason or ""
     return (
@@ -254,20 +262,19 @@ def _measured_row(each: PointCurve) -> tuple[Cell, ...]:
 
 
 def _unmeasured_gaps(found: Sequence[PointCurve]) -> list[Block]:
-    commands = "\n".join(
-        f"gnn-moe evaluate {command_path(curve.run.folder)} --checkpoint selected --split train"
-        for each in found
-        for curve in each.curves[:1]
-        if curve.run.folder is not None
-    )
+    runs = [curve.run for each in found for curve in each.curves]
+    commands, gone = evaluations_of(runs, LAST, lambda _: "--split train")
     why = (
         "Whether the models generalise cannot be told from these records: the training losses below are with dropout, "
-        "each before its own update, and the evaluation losses without, so they are not measured alike. Where a run "
-        "still has its checkpoints, this measures the training loss as the evaluation loss is measured; the gap is "
-        "the run's evaluation loss minus that:"
+        "each before its own update, and the evaluation losses without, so they are not measured alike."
     )
+    how = (
+        "These measure the training loss of the last models as their evaluation losses are measured, on all training "
+        "samples; the gap is the evaluation loss below minus that:"
+    )
+    said = " ".join(each for each in (why, gone, how if commands else "") if each)
     table = Table(caption="Training and evaluation, not measured alike", columns=_GAP_COLUMNS, rows=_gap_rows(found))
-    return [Paragraph(why, "warning"), Code(commands), table]
+    return [Paragraph(said, "warning"), *([Code(commands)] if commands else []), table]
 
 
 def _gap_rows(found: Sequence[PointCurve]) -> tuple[tuple[Cell, ...], ...]:

@@ -38,6 +38,7 @@ from gnn_moe.reports.marks import (
     static_label,
     trace_of,
 )
+from gnn_moe.reports.rows import LOSS_TEXT
 from gnn_moe.reports.sources import Group
 
 MOST_LAWS = 3
@@ -100,7 +101,8 @@ def _figure(kind: CostKind, points: Sequence[PointCost], families: Sequence[Fami
     said = f" Thin dotted: loss = a · ({kind.title})^b, fitted: {'; '.join(laws[:MOST_LAWS])}{more}." if laws else ""
     return Figure(
         name=f"cost-{kind.name}",
-        caption=f"Evaluation loss against {kind.title}. {bars}. Grey steps: the Pareto front.{said}",
+        caption=f"Loss on {LOSS_TEXT[points[0].point.loss_name]}, against {kind.title}. {bars}. Grey steps: the Pareto "
+        f"front.{said}",
         description=f"A scatter plot of {len(points)} points. On the Pareto front, cheapest first: {names}.",
         draw=lambda: cost_figure(kind, points, families),
         chart=cost_chart(kind, points, families),
@@ -274,11 +276,13 @@ def _front_table(found: dict[str, list[PointCost]]) -> Table:
         for each in front:
             on.setdefault(id(each.point), []).append(name)
     rows = [_front_row(by_label[key], names) for key, names in on.items()]
+    loss_name = next(each.point.loss_name for points in found.values() for each in points)
     return Table(
         caption="Points on a Pareto front",
         columns=_FRONT_COLUMNS,
         rows=tuple(sorted(rows, key=lambda row: float(row[2].sort or 0))),
         notes=(
+            f"Losses: nats a token on {LOSS_TEXT[loss_name]}.",
             "A front is of means: a point whose interval holds another's loss may change places with it.",
             "Minutes are of the machine that ran them, as busy as it then was.",
         ),

@@ -11,7 +11,6 @@ from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.model.size import model_size
 from gnn_moe.reports import numbers
-from gnn_moe.reports.marks import counted_runs
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.statistics import MeanEstimate, ScalingFit, mean_estimate, scaling_fit
 
@@ -90,17 +89,15 @@ def minutes_of_run(run: Run) -> float | None:
     return None if training is None or evaluation is None else training + evaluation
 
 
-def minutes_of_point(group: Group, point: Point) -> float | None:
+def minutes_of_point(point: Point) -> float | None:
     """Median minutes of training and evaluation, of the runs whose losses count: one busy hour does not move it."""
-    runs = counted_runs(point, group.loss_name)
-    found = [minutes for run in runs if (minutes := minutes_of_run(run)) is not None]
+    found = [minutes for run in point.counted if (minutes := minutes_of_run(run)) is not None]
     return statistics.median(found) if found else None
 
 
 def minutes_in_words(group: Group, point: Point) -> str | None:
     """`3.1 minutes (one seed)` or `3.1 minutes (median of 5 seeds, 2.7 to 4.0)`; None where none is known."""
-    runs = counted_runs(point, group.loss_name)
-    found = sorted(minutes for run in runs if (minutes := minutes_of_run(run)) is not None)
+    found = sorted(minutes for run in point.counted if (minutes := minutes_of_run(run)) is not None)
     if not found:
         return None
     median = numbers.minutes(statistics.median(found))
@@ -112,8 +109,7 @@ def minutes_in_words(group: Group, point: Point) -> str | None:
 
 def unsteady(group: Group, point: Point) -> str | None:
     """That the seeds of a point ran at speeds that differ by more than `UNSTEADY`, though their work is the same."""
-    runs = counted_runs(point, group.loss_name)
-    speeds = [speed for run in runs if (speed := run.number("tokens_per_second")) is not None and speed > 0]
+    speeds = [speed for run in point.counted if (speed := run.number("tokens_per_second")) is not None and speed > 0]
     if len(speeds) < 2 or (fold := max(speeds) / min(speeds)) <= UNSTEADY:
         return None
     return (
@@ -157,7 +153,7 @@ def point_costs(group: Group, kind: CostKind) -> tuple[list[PointCost], list[str
     """The points with a loss and a positive cost, and a line for each run or point that is left out."""
     found, notes = [], []
     for point in group.points:
-        counted = counted_runs(point, group.loss_name)
+        counted = point.counted
         if not counted:
             notes.append(f"{point.label}: no completed run with a finite {group.loss_name}, so it is not drawn")
             continue
@@ -203,11 +199,6 @@ def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> tuple[int, 
 def front_of(found: Sequence[PointCost]) -> tuple[PointCost, ...]:
     """The Pareto front of points by their means, cheapest first."""
     return tuple(found[place] for place in pareto_front([each.cost for each in found], [e.loss.mean for e in found]))
-
-
-def front_points(group: Group, kind: CostKind = MINUTES) -> tuple[Point, ...]:
-    """The points on the Pareto front of mean loss against one mean cost, cheapest first."""
-    return tuple(each.point for each in front_of(point_costs(group, kind)[0]))
 
 
 def scaling_families(group: Group, kind: CostKind) -> list[Family]:

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
+from gnn_moe.figures.coupling import CouplingData
+from gnn_moe.figures.heat_maps import HeatMap
 from gnn_moe.reports import numbers
 from gnn_moe.reports.coupling_figures import (
     MOST_EDGES,
@@ -18,6 +21,7 @@ from gnn_moe.reports.coupling_figures import (
     final_heat_map,
     final_maps,
     graph_figure,
+    scale_of,
     strength_name,
 )
 from gnn_moe.reports.coupling_questions import ablation_section, similarity_section
@@ -29,9 +33,11 @@ from gnn_moe.studies.drift import LayerDrift
 from gnn_moe.studies.statistics import LEVEL
 
 MOSTLY_START = 0.5
-"""Greatest movement over greatest distance at the start below which a final graph is called that of its start."""
+"""Greatest movement over greatest distance at the start below which a final graph is that of its start: not drawn."""
 MOST_POINTS, MOST_POINTS_OF_ALL = 4, 6
 """Points of a group and of a whole report that are drawn, one a group at least: those with the lowest mean loss."""
+MOST_TOLD = 8
+"""Graphs that the description of a figure tells of."""
 _DECIMALS = 5
 """Of how far strengths move."""
 _COLUMNS = (
@@ -145,19 +151,33 @@ def _of_one_seed(found: PointCoupling) -> Text:
 
 def _start_in_words(found: PointCoupling) -> str:
     """How far connections lay apart before training, beside how far training moved them."""
+    if (reached := _start_and_movement(found)) is None:
+        return ""
+    start, moved = reached
+    apart = f"lie up to {numbers.short(start, 3)} apart" if start > 0 else "are equal"
+    said = (
+        f" At the first recorded step the connections of a graph {apart}; the one that moved most moved by "
+        f"{numbers.short(moved, 3)}."
+    )
+    if _is_mostly_start(found):
+        said += (
+            " So the final strengths show where they started rather than what was learned, and no graph is drawn of "
+            "them."
+        )
+    return said
+
+
+def _start_and_movement(found: PointCoupling) -> tuple[float, float] | None:
+    """The greatest distance of two connections of a graph at the start, and the greatest movement of one."""
     traces = [trace for record in found.records if not record.loads for trace in record.traces]
     starts = [float(np.ptp(trace.value_SK[0])) for trace in traces if np.isfinite(trace.value_SK).all()]
     moves = [float(np.abs(trace.value_SK[-1] - trace.value_SK[0]).max()) for trace in traces]
-    if not starts or not np.isfinite(moves).all():
-        return ""
-    apart = f"lie up to {numbers.short(max(starts), 3)} apart" if max(starts) > 0 else "are equal"
-    said = (
-        f" At the first recorded step the connections of a graph {apart}; the one that moved most moved by "
-        f"{numbers.short(max(moves), 3)}."
-    )
-    if max(moves) < MOSTLY_START * max(starts):
-        said += " So the final graph shows where the strengths started rather than what was learned."
-    return said
+    return (max(starts), max(moves)) if starts and np.isfinite(moves).all() else None
+
+
+def _is_mostly_start(found: PointCoupling) -> bool:
+    reached = _start_and_movement(found)
+    return reached is not None and reached[1] < MOSTLY_START * reached[0]
 
 
 def _figures(found: PointCoupling, slug: str) -> list[Figure]:
@@ -177,33 +197,52 @@ def _figures(found: PointCoupling, slug: str) -> list[Figure]:
     if not (maps := final_maps(data)):
         return figures
     title = f"{label}, seed {run.seed}, last step"
-    most = f" Of each panel the {MOST_EDGES} strongest connections are drawn." if len(maps[0].row_labels) > 6 else ""
-    if not data.loads:
-        strongest = [edges(each, directed=bool(data.adjacencies))[-1:] for each in maps]
-        tops = [
-            f"{each.title}: {sender} and {receiver}, {numbers.loss(strength)}"
-            for each, top in zip(maps, strongest, strict=True)
-            for sender, receiver, strength in top
-        ]
-        figures.append(
-            Figure(
-                name=f"coupling-graph-{slug}",
-                caption=f"{title}: experts and what they exchange; lines that are wider and stand out more from the "
-                f"page are stronger, on a scale from the least to the greatest strength shown.{most}{cut}",
-                description=f"Experts on circles. The strongest connection of {'; '.join(tops)}.",
-                draw=lambda: graph_figure(title, data),
-            )
-        )
+    if not data.loads and not _is_mostly_start(found):
+        figures.append(_graph(data, title, slug, cut))
     figures.append(
         Figure(
             name=f"coupling-heat-{slug}",
             caption=f"{title}: {'summed weight of shared hyperedges' if data.hypergraphs else what}; what "
-            f"stands out more from the page is stronger.{cut}",
-            description=f"{len(maps)} heat maps, labelled by expert, of the numbers that the graph shows.",
+            f"stands out more from the page is stronger, on {_scale_in_words(maps)}.{cut}",
+            description=f"{numbers.counted(len(maps), 'heat map')}, labelled by expert.",
             draw=lambda: final_heat_map(title, data),
         )
     )
     return figures
+
+
+def _graph(data: CouplingData, title: str, slug: str, cut: str) -> Figure:
+    maps = final_maps(data)
+    strongest = [edges(each, directed=bool(data.adjacencies))[-1:] for each in maps]
+    tops = [
+        f"{each.title}: {sender} and {receiver}, {numbers.loss(strength)}"
+        for each, top in zip(maps, strongest, strict=True)
+        for sender, receiver, strength in top
+    ]
+    most = f" Of each panel the {MOST_EDGES} strongest connections are drawn." if len(maps[0].row_labels) > 6 else ""
+    return Figure(
+        name=f"coupling-graph-{slug}",
+        caption=f"{title}: experts and what they exchange; lines that are wider and stand out more from the page are "
+        f"stronger, on {_scale_in_words(maps)}.{most}{cut}",
+        description=f"Experts on circles. The strongest connection of {_first_of(tops)}.",
+        draw=lambda: graph_figure(title, data),
+    )
+
+
+def _scale_in_words(maps: Sequence[HeatMap]) -> str:
+    """From where to where the colours go, and that what is shown fills less of them where it hardly differs."""
+    low, high = scale_of(maps)
+    scale = f"a scale from {numbers.loss(low)} to {numbers.loss(high)}"
+    shown = np.concatenate([each.value[np.isfinite(each.value)] for each in maps])
+    if not len(shown) or shown.min() == low:
+        return scale
+    return f"{scale}; those shown lie from {numbers.loss(float(shown.min()))} to {numbers.loss(float(shown.max()))}"
+
+
+def _first_of(said: Sequence[str]) -> str:
+    """A list for those who hear a figure instead of seeing it: at most `MOST_TOLD`, since tables have them all."""
+    more = [f"and {len(said) - MOST_TOLD} more"] if len(said) > MOST_TOLD else []
+    return "; ".join([*said[:MOST_TOLD], *more])
 
 
 def _is_cut(found: PointCoupling) -> bool:
@@ -213,14 +252,15 @@ def _is_cut(found: PointCoupling) -> bool:
 def _evolution_in_words(found: PointCoupling) -> str:
     if found.drift is None:
         return f"{len(found.runs)} seeds over the recorded steps."
-    changes = "; ".join(f"{layer.title} by {numbers.difference(layer.common.mean)}" for layer in found.drift.layers)
-    return f"From step {found.drift.first_step} to {found.drift.last_step} strengths moved in the mean: {changes}."
+    changes = [f"{layer.title} by {numbers.difference(layer.common.mean)}" for layer in found.drift.layers]
+    steps = f"From step {found.drift.first_step} to {found.drift.last_step}"
+    return f"{steps} strengths moved in the mean: {_first_of(changes)}."
 
 
 def _table(found: PointCoupling) -> Table:
     layers = {layer.title: layer for layer in found.drift.layers} if found.drift else {}
     rows = tuple(_row(found, each, layers.get(each.agreement.title)) for each in found.repeats)
-    seeds: Text = ("Seeds: ", *spans(seed_links(found.runs)))
+    seeds: Text = ("Seeds: ", *seed_links(found.runs))
     return Table(
         caption=f"Movement and agreement: {found.point.label}", columns=_COLUMNS, rows=rows, notes=(seeds, *_NOTES)
     )

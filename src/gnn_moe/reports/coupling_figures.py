@@ -27,7 +27,9 @@ MOST_EDGES = 30
 """Connections of one panel that are drawn as lines: the strongest."""
 COLUMNS = 4
 LEAST_SPAN = 1e-3
-"""Least height of a panel and least extent of a scale, in strength, so that rounding does not look like movement."""
+"""Least height of a panel of changes, in strength, so that rounding does not look like movement."""
+LEAST_SCALE = 0.1
+"""Least extent of a scale of strengths, so that those that hardly differ look alike."""
 
 
 def panels_shown(titles: Sequence[str]) -> list[int]:
@@ -111,10 +113,19 @@ def final_maps(data: CouplingData) -> list[HeatMap]:
     return [maps[place] for place in panels_shown([each.title for each in maps])]
 
 
+def scale_of(maps: Sequence[HeatMap]) -> tuple[float, float]:
+    """The ends of the colours and widths of some panels: their least and greatest, or `LEAST_SCALE` about those."""
+    finite = np.concatenate([each.value[np.isfinite(each.value)] for each in maps])
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    margin = max(0.0, (LEAST_SCALE - (high - low)) / 2)
+    return low - margin, high + margin
+
+
 def final_heat_map(title: str, data: CouplingData) -> MatplotlibFigure:
     """The last step as labelled heat maps on one scale; needs `final_maps`."""
     names = ("expert", "layer") if data.loads else ("sender", "receiver") if data.adjacencies else ("expert", "expert")
-    return heat_map_figure(final_maps(data), title=static_label(title), axis_labels=names)
+    maps = final_maps(data)
+    return heat_map_figure(maps, title=static_label(title), axis_labels=names, limits=scale_of(maps))
 
 
 def graph_figure(title: str, data: CouplingData) -> MatplotlibFigure:
@@ -125,7 +136,7 @@ def graph_figure(title: str, data: CouplingData) -> MatplotlibFigure:
     figure = new_figure(max(4.5, 2.5 * columns + 0.8), 2.6 * rows + 0.5)
     figure.suptitle(static_label(title), fontsize=10)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    norm = Normalize(*_limits(maps))
+    norm = Normalize(*scale_of(maps))
     for number, axes in enumerate(panels):
         axes.set_axis_off()
         if number < len(maps):
@@ -135,12 +146,6 @@ def graph_figure(title: str, data: CouplingData) -> MatplotlibFigure:
     bar.ax.tick_params(labelsize=7)
     bar.set_label(strength_name(data) if data.adjacencies else "summed weight of shared hyperedges", fontsize=7)
     return figure
-
-
-def _limits(maps: Sequence[HeatMap]) -> tuple[float, float]:
-    finite = np.concatenate([each.value[np.isfinite(each.value)] for each in maps])
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    return (low, high) if high - low >= LEAST_SPAN else (low - LEAST_SPAN / 2, high + LEAST_SPAN / 2)
 
 
 def edges(entry: HeatMap, *, directed: bool) -> list[tuple[int, int, float]]:

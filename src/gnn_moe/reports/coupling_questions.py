@@ -11,9 +11,10 @@ from gnn_moe.checks import is_number
 from gnn_moe.config import COUPLED
 from gnn_moe.errors import BadInput
 from gnn_moe.model.ablations import COUPLER, SHUFFLE_GRAPH, UNIFORM_WEIGHTS
+from gnn_moe.model.folders import SELECTED
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Cell, Code, Column, Paragraph, Section, Table
-from gnn_moe.reports.marks import command_path, number_cell, seed_links
+from gnn_moe.reports.marks import command_path, evaluations_of, number_cell, seed_links
 from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.ablations import LOSSES, read_ablations
 from gnn_moe.studies.statistics import MeanEstimate, mean_estimate, paired_differences
@@ -21,6 +22,7 @@ from gnn_moe.studies.statistics import MeanEstimate, mean_estimate, paired_diffe
 MEASURES_FILE = "coupling_measures.json"
 """What `gnn-moe evaluate RUN --coupling --json` printed, kept in the run folder."""
 ABLATE, MEASURE = "--ablate coupler", "--coupling --json > {}"
+"""What asks the selected checkpoint, whose loss is reported."""
 _CKA = {"expert_cka": "of results", "added_cka": "of what each added", "coupled_cka": "after coupling"}
 _ABLATION_COLUMNS = (
     Column(title="point", numeric=False),
@@ -77,19 +79,13 @@ def ablation_section(group: Group) -> Section:
         caption = "What trained models lose by an ablation"
         blocks.append(Table(caption=caption, columns=_ABLATION_COLUMNS, rows=tuple(rows), notes=tuple(notes_below)))
     else:
-        blocks += _to_ask(
-            group, "No run was asked what it loses without its coupling. Where it has its checkpoints:", ABLATE
-        )
+        blocks += _to_ask(group, "No run was asked what it loses without its coupling.", ABLATE)
     return Section(title="Ablations", anchor="coupling-ablations", blocks=tuple(blocks))
 
 
 def _with_folders(point: Point) -> list[Run]:
-    """Completed runs whose folder is here, the first of each seed."""
-    found: dict[int, Run] = {}
-    for run in point.completed:
-        if run.folder is not None:
-            found.setdefault(run.seed, run)
-    return list(found.values())
+    """The runs that count whose folder is here."""
+    return [run for run in point.counted if run.folder is not None]
 
 
 def _ablation_row(point: Point, ablation: str, found: Sequence[tuple[Run, float, float]]) -> tuple[Cell, ...]:
@@ -120,17 +116,13 @@ def _lost_in_words(ablation: str, lost: MeanEstimate) -> str:
 
 
 def _to_ask(group: Group, text: str, flags: str) -> list[Block]:
-    """A command a point; `flags` may name the file of its answer."""
-    runs = [some[0] for point in group.points if (some := _with_folders(point))]
-    folders = [run.folder for run in runs if run.settings["architecture"] == COUPLED]
-    if not folders:
+    """A command a run that kept its checkpoint; `flags` may name the file of its answer."""
+    coupled = [run for point in group.points for run in _with_folders(point) if run.settings["architecture"] == COUPLED]
+    if not coupled:
         return [Paragraph("No model with couplers has its run folder here, so none can be asked.", "note")]
-    lines = [
-        f"gnn-moe evaluate {command_path(path)} {flags.format(command_path(path / MEASURES_FILE))}"
-        for path in folders
-        if path is not None
-    ]
-    return [Paragraph(text, "note"), Code("\n".join(lines))]
+    commands, gone = evaluations_of(coupled, SELECTED, lambda path: flags.format(command_path(path / MEASURES_FILE)))
+    said = " ".join(each for each in (text, gone, "To ask:" if commands else "") if each)
+    return [Paragraph(said, "note"), *([Code(commands)] if commands else [])]
 
 
 def similarity_section(group: Group) -> Section:
@@ -162,9 +154,7 @@ def similarity_section(group: Group) -> Section:
         )
         blocks.append(Table(caption="Similarity of experts", columns=columns, rows=tuple(rows)))
     else:
-        blocks += _to_ask(
-            group, "No similarity of experts (CKA) is recorded. Where a run has its checkpoints:", MEASURE
-        )
+        blocks += _to_ask(group, "No similarity of experts (CKA) is recorded.", MEASURE)
     return Section(title="Similarity of experts", anchor="coupling-similarity", blocks=tuple(blocks))
 
 

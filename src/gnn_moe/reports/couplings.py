@@ -77,8 +77,8 @@ def read_couplings(group: Group) -> tuple[list[PointCoupling], list[str]]:
     for point in group.points:
         runs: dict[int, Run] = {}
         records: dict[int, CouplingData] = {}
-        for run in point.completed:
-            if run.seed in runs or not _has_record(run):
+        for run in point.counted:
+            if not _has_record(run):
                 continue
             assert run.folder is not None
             try:
@@ -115,14 +115,14 @@ def _has_record(run: Run) -> bool:
 
 
 def _without_record(group: Group) -> list[str]:
-    """A line for all completed runs without a record of strengths, and one for those that are not completed."""
-    missing = [run.name for point in group.points for run in point.completed if not _has_record(run)]
-    others = [f"{run.name} ({run.state})" for run in group.runs if not run.is_completed]
+    """A line for all runs that count without a record of strengths, and one for those that do not count."""
+    missing = [run.name for point in group.points for run in point.counted if not _has_record(run)]
+    others = [f"{run.name} ({point.why_not(run)})" for point in group.points for run in point.uncounted]
     return [
         f"{numbers.counted(len(names), one, several)} here: {', '.join(names)}."
         for names, one, several in (
             (missing, "completed run has no coupling.npz", "completed runs have no coupling.npz"),
-            (others, "run that is not completed is left out", "runs that are not completed are left out"),
+            (others, "run that does not count is left out", "runs that do not count are left out"),
         )
         if names
     ]

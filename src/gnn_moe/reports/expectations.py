@@ -138,7 +138,7 @@ def _minutes(group: Group, table: Swept, points: Sequence[Point], value: Value) 
     target = numbers.numeric(value)
     assert target is not None
     near, other = sorted(tried, key=lambda pair: abs(pair[0] - target))[:2]
-    minutes = minutes_of_point(group, near[1])
+    minutes = minutes_of_point(near[1])
     tokens, others = near[1].mean("tokens"), other[1].mean("tokens")
     known = known_config_of(near[1])
     if minutes is None or not tokens or not others or known is None:

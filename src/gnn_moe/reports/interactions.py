@@ -25,7 +25,7 @@ RULE = "interaction"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Setting:
     """A setting with its losses."""
 
     settings: Mapping[str, Value]
@@ -47,7 +47,7 @@ class _Corners:
     """The same, the second field high."""
 
 
-def interactions_of(cells: Sequence[Cell]) -> tuple[Insight, ...]:
+def interactions_of(cells: Sequence[Setting]) -> tuple[Insight, ...]:
     """What the cells of a study say of every two of its fields; Holm over all pairs that can be tested."""
     fields = list(cells[0].settings) if cells else []
     found = [corners for pair in itertools.combinations(fields, 2) if (corners := _corners(cells, pair)) is not None]
@@ -62,12 +62,12 @@ def interactions_of(cells: Sequence[Cell]) -> tuple[Insight, ...]:
     return tuple(_tested(corners, verdict) for corners, verdict in zip(found, verdicts, strict=True))
 
 
-def _corners(cells: Sequence[Cell], fields: tuple[str, str]) -> _Corners | None:
+def _corners(cells: Sequence[Setting], fields: tuple[str, str]) -> _Corners | None:
     """The widest four corners of two fields with a seed in common, all other fields equal; None where there are none.
 
     Of several values of the other fields, those with the most seeds, and then the first.
     """
-    by_rest: dict[str, dict[str, Cell]] = {}
+    by_rest: dict[str, dict[str, Setting]] = {}
     for cell in cells:
         if cell.losses:
             rest = repr([value for name, value in cell.settings.items() if name not in fields])
@@ -87,7 +87,7 @@ def _corners(cells: Sequence[Cell], fields: tuple[str, str]) -> _Corners | None:
 
 
 def _square(
-    fields: tuple[str, str], low: tuple[Value, Value], high: tuple[Value, Value], cells: Sequence[Cell | None]
+    fields: tuple[str, str], low: tuple[Value, Value], high: tuple[Value, Value], cells: Sequence[Setting | None]
 ) -> _Corners | None:
     losses = [cell.losses for cell in cells if cell is not None]
     if len(losses) < 4:
@@ -118,7 +118,7 @@ def _arm(name: str, effects: Mapping[int, float]) -> Arm:
     return Arm(name=name, seeds=tuple(effects), losses=tuple(effects.values()))
 
 
-def _not_tested(cells: Sequence[Cell], fields: Sequence[str]) -> Insight:
+def _not_tested(cells: Sequence[Setting], fields: Sequence[str]) -> Insight:
     sentence = (
         f"Interaction was not tested: of {numbers.counted(len(cells), 'setting')} no four change two fields together "
         f"and apart, so whether what {numbers.listed(fields)} do adds up is not known."

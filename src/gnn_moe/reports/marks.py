@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from gnn_moe.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILLION
-from gnn_moe.reports.document import Cell, Span, Text
-from gnn_moe.reports.sources import Point, Run
+from gnn_moe.reports.document import Cell, Span
+from gnn_moe.reports.sources import Run
+from gnn_moe.run_folder import RunFolder
 
 MOST_MARKED = 10
 """Points up to which each has a mark of its own; beyond, a legend cannot be read."""
@@ -79,19 +80,11 @@ def chart_layout(x_title: str, y_title: str, *, logarithmic: bool) -> dict[str, 
     }
 
 
-def counted_runs(point: Point, loss: str) -> tuple[Run, ...]:
-    """The completed runs that have a finite loss, the first of each seed: those that `Point.by_seed` counts."""
-    found: dict[int, Run] = {}
-    for run in point.completed:
-        if run.number(loss) is not None:
-            found.setdefault(run.seed, run)
-    return tuple(found.values())
-
-
-def seed_links(runs: Sequence[Run]) -> Text:
+def seed_links(runs: Sequence[Run]) -> list[str | Span]:
     """The seeds of some runs, each a link to its run folder where that is here."""
     links = [Span(str(run.seed), href=None if run.folder is None else str(run.folder)) for run in runs]
-    return [piece for link in links for piece in (" ", link)][1:] or "none"
+    spaced: list[str | Span] = [piece for link in links for piece in (" ", link)][1:]
+    return spaced or ["none"]
 
 
 def number_cell(value: float | None, write: Callable[[float], str], runs: Sequence[Run] = ()) -> Cell:
@@ -112,6 +105,27 @@ def number_cell(value: float | None, write: Callable[[float], str], runs: Sequen
 def command_path(path: Path) -> str:
     """A path as a shell takes it."""
     return shlex.quote(str(path))
+
+
+def evaluations_of(runs: Sequence[Run], checkpoint: str, flags: Callable[[Path], str]) -> tuple[str | None, str | None]:
+    """Commands that evaluate a checkpoint of each run that kept it, and a sentence of those that did not.
+
+    Args:
+        runs: all that are meant.
+        checkpoint: `selected` or `last`.
+        flags: that follow, given the folder.
+
+    Returns:
+        A line a run, None without any; and the sentence, None where all kept it.
+    """
+    kept = [path for run in runs if (path := run.folder) and (RunFolder(path).checkpoints / checkpoint).exists()]
+    lines = [f"gnn-moe evaluate {command_path(path)} --checkpoint {checkpoint} {flags(path)}" for path in kept]
+    commands, gone = "\n".join(lines) or None, len(runs) - len(kept)
+    if not gone:
+        return commands, None
+    if kept:
+        return commands, f"{gone} of {len(runs)} runs kept no {checkpoint} checkpoint: train those again to measure it."
+    return None, "Checkpoints were not kept: train again to measure it."
 
 
 def trace_of(mark: Mark, name: str, group: str, **more: Any) -> Mapping[str, Any]:

@@ -146,7 +146,7 @@ def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> M
     point = lowest(group, arm)
     if point is None:
         return _no_run(arm)
-    folders = [run.folder for run in point.completed if run.folder is not None]
+    folders = [run.folder for run in point.counted if run.folder is not None]
     if len(folders) < 2:
         return Measured(said=f"{point.label}: {len(folders)} record of strengths, and a spread needs two")
     try:

@@ -124,6 +124,9 @@ def _unknown(group: Group) -> Iterator[str]:
             f"Whether differences are more than chance: {len(single)} of {len(group.points)} configurations have one "
             "seed, which gives no interval."
         )
+    ended = [run for run in group.runs if run.is_completed]
+    if group.protocol.text is None and len(ended) > 1:
+        yield f"Whether all {len(ended)} completed runs evaluated one text: none recorded the fingerprint of its text."
     missing = [run for run in group.runs if run.state not in ("completed", "failed")]
     if missing:
         yield f"What {len(missing)} of {len(group.runs)} runs give: they have not ended."

@@ -170,7 +170,7 @@ def _takes(group: Group, point: Point, arms: Mapping[str, RunConfig], seeds: int
 
 def _minutes_with(group: Group, timed: Point, flops: float) -> float | None:
     """A point's median minutes, for so many training FLOPs; None where its own FLOPs or minutes are not known."""
-    minutes, config = minutes_of_point(group, timed), known_config_of(timed)
+    minutes, config = minutes_of_point(timed), known_config_of(timed)
     if minutes is None or config is None:
         return None
     return minutes * flops / (model_size(config.model).training_flops_per_token * (timed.mean("tokens") or 1))

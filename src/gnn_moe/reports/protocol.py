@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from gnn_moe.checks import is_number
+from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
+from gnn_moe.reports.arms import evidence_of
 from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.marks import number_cell
 from gnn_moe.reports.sources import LEAKING, Group, Run
+from gnn_moe.run_folder import RunFolder
 
 _UNKNOWN = "not recorded"
+_FIXED_TEXT = (
+    "Intervals are over seeds of training: the evaluation text is fixed, and what another text would change is not in "
+    "them."
+)
+_FREQUENCIES = "Loss of token frequencies alone, which a model has to beat"
 _NAMED = 4
 """At most so many runs are named in a sentence."""
 _RUN_COLUMNS = (
     Column(title="run", numeric=False, explains="a link to its folder"),
     Column(title="seed"),
     Column(title="state", numeric=False),
-    Column(title="loss", explains="nats a token"),
+    Column(title="loss", explains="nats a token, as described above"),
     Column(title="tokens", explains="trained on"),
     Column(title="minutes", explains="training and evaluation"),
     Column(title="sees the future", numeric=False, explains="whether a later token moves a state of its checkpoint"),
@@ -38,12 +47,16 @@ def protocol_section(group: Group, notes: Iterable[str] = ()) -> Section:
         Bullets(
             (
                 f"Text: {group.protocol.in_words()}.",
-                _listed("Data fingerprints", group, _fingerprints),
+                _listed("Data fingerprints", group.runs, _fingerprints),
                 _loss_in_words(group),
-                f"Configurations tried: {len(group.points)}, with {len(group.runs)} runs: {_states(group)}.",
+                _FIXED_TEXT,
+                _listed(
+                    "Loss of token frequencies alone, which a model has to beat", _ended(group), _token_frequencies
+                ),
+                f"{_tried(group)}: {_states(group)}.",
                 _causality(group),
-                _listed("Machines", group, _machine),
-                _listed("Versions", group, _versions),
+                _listed("Machines", group.runs, _machine),
+                _listed("Versions", group.runs, _versions),
             )
         ),
         *(Paragraph(note, "warning") for note in notes),
@@ -59,7 +72,8 @@ def _loss_in_words(group: Group) -> str:
     if not group.not_in_halves:
         return (
             "One half of the evaluation text (the first rows) chooses the evaluation, the other half gives the loss "
-            "that is reported, so no number was chosen by itself."
+            "that is reported: it was not picked for being low. Curves, bits a byte and the gap to training are of the "
+            "whole text, and say so."
         )
     having = sum(run.is_completed and run.number(group.loss_name) is not None for run in group.runs)
     older = [run.name for run in group.not_in_halves]
@@ -75,13 +89,45 @@ def _loss_in_words(group: Group) -> str:
     )
 
 
-def _listed(title: str, group: Group, of_run: Callable[[Run], str]) -> str:
+def _listed(title: str, runs: Sequence[Run], of_run: Callable[[Run], str]) -> str:
     """What runs say, and how many of them."""
-    found = Counter(of_run(run) or _UNKNOWN for run in group.runs)
+    found = Counter(of_run(run) or _UNKNOWN for run in runs)
     several = len(found) > 1
-    return (
-        f"{title}: " + "; ".join(f"{said} ({count} runs)" if several else said for said, count in found.items()) + "."
+    said = (f"{each} ({numbers.counted(count, 'run')})" if several else each for each, count in found.items())
+    return f"{title}: {'; '.join(said)}."
+
+
+def _ended(group: Group) -> list[Run]:
+    return [run for run in group.runs if run.is_completed]
+
+
+def _token_frequencies(run: Run) -> str:
+    """The loss of a model that knows how frequent tokens are and nothing of their order."""
+    loss = run.number("unigram_loss")
+    if loss is None and run.folder is not None:  # the record of a study has not got it
+        try:
+            found = (RunFolder(run.folder).read_summary() or {}).get("unigram_loss")
+        except BadInput as error:
+            return str(error)
+        loss = float(found) if found is not None and is_number(found) else None
+    return "" if loss is None else f"{numbers.loss(loss)} nats a token on the whole evaluation text"
+
+
+def _tried(group: Group) -> str:
+    """How many configurations, and how many there are where models without their coupling are compared too."""
+    weighed = [
+        verdict["configurations_tried"]
+        for study in group.studies
+        for question in (evidence_of(study) or {"questions": ()})["questions"]
+        for verdict in question["verdicts"]
+    ]
+    tried = len(group.points)
+    more = (
+        f" ({max(weighed)} where models with their coupling changed are compared too)"
+        if weighed and max(weighed) > tried
+        else ""
     )
+    return f"Configurations tried: {tried}{more}, with {numbers.counted(len(group.runs), 'run')}"
 
 
 def _fingerprints(run: Run) -> str:

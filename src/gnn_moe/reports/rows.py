@@ -14,13 +14,16 @@ from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.reports.swept import Entry
 from gnn_moe.studies.space import Value
 
+LOSS_TEXT = {
+    "reported_loss": "one half of the evaluation text, at the evaluation that the other half chose",
+    "best_eval_loss": "the whole evaluation text, at its lowest",
+}
+"""What the loss that a report compares by is of."""
 LOSS_IN_WORDS = {
-    "reported_loss": (
-        "nats a predicted token on one half of the evaluation text, at the evaluation that the other half chose"
-    ),
+    "reported_loss": f"nats a predicted token on {LOSS_TEXT['reported_loss']}",
     "best_eval_loss": (
-        "nats a predicted token on the whole evaluation text, at the evaluation with the lowest; that text chose it "
-        "too, which flatters it slightly"
+        f"nats a predicted token on {LOSS_TEXT['best_eval_loss']}; that text chose the evaluation too, which flatters "
+        "it slightly"
     ),
 }
 _LONGEST_MESSAGE = 240
@@ -35,14 +38,10 @@ class Row:
     """Of the swept field, or the point's name."""
     loss_name: str
 
-    @cached_property
+    @property
     def counted(self) -> tuple[Run, ...]:
-        """The completed runs that count: of a seed the first with a loss; none that a search stopped early."""
-        found: dict[int, Run] = {}
-        for run in self.point.completed:
-            if not run.values.get("pruned") and run.number(self.loss_name) is not None:
-                found.setdefault(run.seed, run)
-        return tuple(found.values())
+        """The runs that count."""
+        return self.point.counted
 
     @cached_property
     def entry(self) -> Entry:
@@ -115,13 +114,14 @@ def linked(text: str, run: Run, *, strong: bool = False) -> Span:
 def columns(group: Group, named: tuple[Column, ...]) -> tuple[Column, ...]:
     """Those of `cells`, after the ones that name a row."""
     loss = f"{group.loss_name}: {LOSS_IN_WORDS[group.loss_name]}; mean over seeds"
+    apart = ", so not of the loss beside it" if group.loss_name == "reported_loss" else ""
     return (
         *named,
         Column(title="Seeds", explains="of the completed runs that count, each a link to its record"),
         Column(title="Eval loss", explains=loss),
         Column(title="95 % interval", explains="t interval of that mean over seeds, of this row alone"),
         Column(title="Perplexity", explains="e to the evaluation loss beside it"),
-        Column(title="Bits a byte", explains="on the whole evaluation text, at the evaluation with the lowest loss"),
+        Column(title="Bits a byte", explains=f"on the whole evaluation text, at its lowest{apart}; mean over seeds"),
         Column(title="Training time (min)", explains="minutes of training, evaluation left out; mean over seeds"),
         Column(title="Total params", explains="all parameters"),
         Column(title="Non-embedding params", explains="without the embedding tables; the output head counts"),

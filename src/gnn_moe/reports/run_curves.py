@@ -115,14 +115,12 @@ def descent(by_epoch: Sequence[float]) -> Descent:
 
 
 def read_curves(group: Group) -> tuple[list[PointCurve], list[str]]:
-    """The curves of the points' completed runs, the first of each seed, and a line for each run that is left out."""
+    """The curves of the points' runs that count, and a line for each run that is left out."""
     found, notes = [], []
     for point in group.points:
-        notes += [f"{run.name}: {run.state}, so its curve is not drawn" for run in point.runs if not run.is_completed]
-        curves: dict[int, RunCurve] = {}
-        for run in point.completed:
-            if run.seed in curves:
-                continue
+        notes += [f"{run.name}: {point.why_not(run)}, so its curve is not drawn" for run in point.uncounted]
+        curves = []
+        for run in point.counted:
             try:
                 curve, said = run_curve(run)
             except BadInput as error:
@@ -130,9 +128,9 @@ def read_curves(group: Group) -> tuple[list[PointCurve], list[str]]:
                 continue
             notes += said
             if curve is not None:
-                curves[run.seed] = curve
+                curves.append(curve)
         if curves:
-            found.append(PointCurve(point=point, curves=tuple(curves.values())))
+            found.append(PointCurve(point=point, curves=tuple(curves)))
             if not found[-1].steps:
                 notes.append(f"{point.label}: its seeds share no evaluated step, so they have no mean curve")
     return found, notes

@@ -6,7 +6,6 @@ the same tokens. Runs of several protocols in one report are refused, unless the
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from gnn_moe.checks import is_number
 from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.comparable import Protocol, protocols_of
+from gnn_moe.reports.environments import Environment, read_environment
 from gnn_moe.reports.numbers import numeric
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.outcomes import selected_evaluation
@@ -85,22 +85,13 @@ class Run:
         return tuple(read_metrics(path))
 
     @cached_property
-    def environment(self) -> Mapping[str, Any] | None:
-        """environment.json: versions, device, data with fingerprints; None where it is not here or damaged."""
-        if self.folder is None:
-            return None
-        try:
-            found = json.loads(RunFolder(self.folder).environment.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+    def environment(self) -> Environment:
+        """environment.json; empty where the folder is not here."""
+        return Environment() if self.folder is None else read_environment(self.folder)
 
     def recorded(self, *path: str) -> Any:
         """What environment.json holds under some keys, one in the other; None where it does not."""
-        found: Any = self.environment
-        for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+        return self.environment.recorded(*path)
 
     @property
     def chose_in_halves(self) -> bool:
@@ -122,6 +113,8 @@ class Point:
     """Of the fields that vary in its group."""
     arm: str | None
     runs: tuple[Run, ...]
+    loss_name: str
+    """Which of `LOSSES` its group compares by."""
 
     @property
     def completed(self) -> tuple[Run, ...]:
@@ -129,21 +122,33 @@ class Point:
         return tuple(run for run in self.runs if run.is_completed and not run.values.get("pruned"))
 
     @property
-    def failed(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if run.state == FAILED)
-
-    @property
     def label(self) -> str:
         """`num_experts 4, learning_rate 0.001`, or the arm's name."""
         return self.arm or ", ".join(f"{name} {value}" for name, value in self.settings.items()) or "baseline"
 
-    def by_seed(self, name: str) -> dict[int, float]:
-        """A finite number of its completed runs, by seed; of two runs of a seed the first."""
-        found: dict[int, float] = {}
+    @cached_property
+    def counted(self) -> tuple[Run, ...]:
+        """The runs that all numbers, curves and strengths are of: of each seed the first completed one with a loss."""
+        found: dict[int, Run] = {}
         for run in self.completed:
-            if (value := run.number(name)) is not None:
-                found.setdefault(run.seed, value)
-        return found
+            if run.number(self.loss_name) is not None:
+                found.setdefault(run.seed, run)
+        return tuple(found.values())
+
+    @property
+    def uncounted(self) -> tuple[Run, ...]:
+        """Those of which nothing is drawn or reckoned."""
+        return tuple(run for run in self.runs if run not in self.counted)
+
+    def why_not(self, run: Run) -> str:
+        """What keeps a run from counting, in a few words."""
+        if run not in self.completed:
+            return "stopped early by a search" if run.is_completed else run.state
+        return "a second run of its seed" if run.number(self.loss_name) is not None else f"no finite {self.loss_name}"
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """A finite number of the runs that count, by seed."""
+        return {run.seed: value for run in self.counted if (value := run.number(name)) is not None}
 
     def estimate(self, name: str) -> MeanEstimate | None:
         """Mean over seeds with its 95 % t interval; None where no completed run has the number."""
@@ -174,20 +179,13 @@ class Group:
 
     @property
     def loss_name(self) -> str:
-        """Which of `LOSSES` its runs compare by: the better one, unless a run is of a version that did not report it.
-
-        A run that evaluated in halves and has no finite loss to report changes nothing for the others: it is missing.
-        """
-        return LOSSES[-1] if self.not_in_halves else LOSSES[0]
+        """Which of `LOSSES` its runs compare by, as `loss_name_of`."""
+        return self.points[0].loss_name
 
     @property
     def not_in_halves(self) -> tuple[Run, ...]:
         """Completed runs with a loss, of a version that did not evaluate in halves."""
-        return tuple(
-            run
-            for run in self.runs
-            if run.is_completed and run.number(LOSSES[-1]) is not None and not run.chose_in_halves
-        )
+        return tuple(filter(_is_not_in_halves, self.runs))
 
     @property
     def duplicates(self) -> tuple[tuple[Run, ...], ...]:
@@ -198,6 +196,18 @@ class Group:
                 same = tuple(run for run in point.completed if run.seed == seed)
                 found += [same] if len(same) > 1 else []
         return tuple(found)
+
+
+def loss_name_of(runs: Iterable[Run]) -> str:
+    """Which of `LOSSES` runs compare by: the better one, unless one of them is of a version that did not report it.
+
+    A run that evaluated in halves and has no finite loss to report changes nothing for the others: it is missing.
+    """
+    return LOSSES[-1] if any(map(_is_not_in_halves, runs)) else LOSSES[0]
+
+
+def _is_not_in_halves(run: Run) -> bool:
+    return run.is_completed and run.number(LOSSES[-1]) is not None and not run.chose_in_halves
 
 
 def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple[list[Group], list[str]]:
@@ -234,8 +244,11 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
             f"{', '.join(map(str, paths))}: holds no completed run, so there is nothing to report; "
             + ("; ".join(notes) or "finish one first (gnn-moe sweep status shows how far a study is)")
         )
+    notes += [damage for run in runs if (damage := run.environment.damage) is not None]
     by_run = protocols_of(
-        [run.settings for run in runs], [run.recorded("data", "valid", "fingerprint") for run in runs]
+        [run.settings for run in runs],
+        [run.recorded("data", "valid", "fingerprint") for run in runs],
+        [run.is_completed for run in runs],
     )
     protocols = list(dict.fromkeys(by_run))
     if len(protocols) > 1 and not grouped:
@@ -343,6 +356,7 @@ def _group(protocol: Protocol, mine: Sequence[Run], studies: Sequence[StudyResul
         key = repr((run.arm, [run.settings[name] for name in fields]))
         by_point.setdefault(key, []).append(run)
     own = tuple(study for study in studies if study.values["study"] in names)
+    loss_name = loss_name_of(mine)
     return Group(
         protocol=protocol,
         points=tuple(
@@ -350,6 +364,7 @@ def _group(protocol: Protocol, mine: Sequence[Run], studies: Sequence[StudyResul
                 settings={name: some[0].settings[name] for name in fields},
                 arm=some[0].arm,
                 runs=tuple(sorted(some, key=lambda run: (run.seed, run.name))),
+                loss_name=loss_name,
             )
             for some in _in_order(list(by_point.values()), fields)
         ),

@@ -16,8 +16,7 @@ from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Section, Span, Table, Text
 from gnn_moe.reports.insights import Insight, best_value, failures, insights_of, one_seed
-from gnn_moe.reports.interactions import Cell as Setting
-from gnn_moe.reports.interactions import interactions_of
+from gnn_moe.reports.interactions import Setting, interactions_of
 from gnn_moe.reports.reference import reference_blocks
 from gnn_moe.reports.returns import returns_of, why_no_returns
 from gnn_moe.reports.rows import Row, cells, columns

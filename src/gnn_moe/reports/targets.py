@@ -186,9 +186,12 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
         measure: Callable[..., Measured] = MEASURES.get(target.measure, measure_number)
         mismatch = target.mismatch(group.protocol)
         among = target.among(group)
-        found = Measured(said=mismatch) if mismatch else measure(among, target.measure, target.arm, target.against)
-        if target.settings and not among.points:
+        if mismatch:
+            found = Measured(said=mismatch)
+        elif target.settings and not among.points:
             found = Measured(said=f"no run with {_in_words(target.settings)}")
+        else:
+            found = measure(among, target.measure, target.arm, target.against)
         tried = len(candidates(among, target.arm))
         if found.value is not None and tried > 1:
             found = dataclasses.replace(found, said=f"{found.said}; {_PICKED.format(tried=tried)}")

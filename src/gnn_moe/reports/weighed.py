@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table, Text
+from gnn_moe.reports.marks import seed_links
+from gnn_moe.reports.sources import Run
 from gnn_moe.studies.evidence import LOG_MINUTES
 from gnn_moe.studies.statistics import Interval, MeanEstimate
 from gnn_moe.studies.verdicts import Comparison, in_words, shortly
@@ -28,7 +30,7 @@ _FURTHER_COLUMNS = (
 )
 _NAMES = (Column(title="arm", numeric=False), Column(title="against", numeric=False))
 _VERDICT = (
-    Column(title="seeds"),
+    Column(title="seeds", explains="in common, each a link to the record of the arm's run"),
     Column(title="p after Holm", explains="paired t, two-sided"),
     Column(title="verdict", numeric=False),
 )
@@ -75,6 +77,8 @@ class Asked:
     """By arm, where minutes are asked about: its own and the other's to one loss, median over seeds."""
     busy: Mapping[str, str] = field(default_factory=dict)
     """By arm, where minutes are asked about: that its seeds ran at different speeds."""
+    runs: Mapping[str, Mapping[int, Run]] = field(default_factory=dict)
+    """By arm and seed: whose records verdicts link to."""
 
     @property
     def of_ratio(self) -> bool:
@@ -144,7 +148,7 @@ def _question(asked: Asked, anchor: str) -> Section:
     return Section(title=asked.asks, anchor=anchor, blocks=blocks)
 
 
-def _pair_row(_: Asked, found: Comparison) -> tuple[Cell, ...]:
+def _pair_row(asked: Asked, found: Comparison) -> tuple[Cell, ...]:
     interval = found.decision_interval
     return (
         *_names(found),
@@ -153,7 +157,7 @@ def _pair_row(_: Asked, found: Comparison) -> tuple[Cell, ...]:
             "" if interval is None else numbers.interval_of_difference(interval),
             None if interval is None else interval.low,
         ),
-        *_verdict(found),
+        *_verdict(asked, found),
     )
 
 
@@ -169,7 +173,7 @@ def _ratio_row(asked: Asked, found: Comparison) -> tuple[Cell, ...]:
             None if interval is None else interval.low,
         ),
         *(Cell("" if each is None else numbers.minutes(each), each) for each in minutes),
-        *_verdict(found),
+        *_verdict(asked, found),
     )
 
 
@@ -184,10 +188,14 @@ def _names(found: Comparison) -> tuple[Cell, ...]:
     return Cell(found.arm, found.arm), Cell(found.baseline, found.baseline)
 
 
-def _verdict(found: Comparison) -> tuple[Cell, ...]:
-    seeds, p = len(found.pairs.seeds), found.holm_p_value
+def _verdict(asked: Asked, found: Comparison) -> tuple[Cell, ...]:
+    # A model with its coupling changed is no arm that ran: the record of the model itself holds both losses.
+    runs = asked.runs.get(found.arm, asked.runs.get(found.baseline, {}))
+    seeds, p = found.pairs.seeds, found.holm_p_value
+    here = [runs[seed] for seed in seeds if seed in runs]
+    elsewhere = [Span(f" {seed}") for seed in seeds if seed not in runs]
     return (
-        Cell(str(seeds), seeds),
+        Cell([*(seed_links(here) if here or not seeds else []), *elsewhere], len(seeds)),
         Cell("" if p is None else numbers.probability(p), p),
         Cell(Span(found.verdict, strong=found.verdict != "no evidence"), found.verdict),
     )
