@@ -157,8 +157,8 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     """The memory of training the model that `build_model(config)` builds."""
     weights = model_size(config).total_parameters * _PARAMETER_BYTES
     activations, working = kept_bytes(config, workload), _working_bytes(config, workload)
-    idle = round(_IDLE_SHARE * (activations + working)) * workload.on_cpu
     workspace = _logits_bytes(config, workload) * workload.on_cpu
+    idle = round(_IDLE_SHARE * (activations + working + workspace)) * workload.on_cpu
     gradients = weights * workload.accumulates
     if gradients + activations + working < weights:
         # The fullest moment is then that of the optimiser: every gradient is there, nothing else is.
