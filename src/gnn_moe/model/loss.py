@@ -171,9 +171,9 @@ def _loss_to_gradients(products_CV: Tensor, bias_V: Tensor, target_C: Tensor, gr
 def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor) -> Tensor:
     """Each token's loss (R,), 0 where ignored; the logits become d loss / d logits = softmax − one at the target.
 
-    torch's softmax computes in float32 or wider whatever the logits are, and takes a third of the time of its steps
-    one by one. The gradient is not divided by the number of tokens yet: in bf16 that quotient would be off by up to
-    0.4 % for every token alike.
+    torch's softmax computes in float32 or wider whatever the logits are, and takes less than half of the time of its
+    steps one by one. The gradient is not divided by the number of tokens yet: in bf16 that quotient would be off by up
+    to 0.4 % for every token alike.
     """
     kept_R1 = (target_R != IGNORED)[:, None]
     # Any other target outside the vocabulary is an error of `gather`, not token 0.
