@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,9 @@ from gnn_moe.cli import main
 from gnn_moe.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.model.size import model_size
+from gnn_moe.studies.arguments import CompareArguments
 from gnn_moe.studies.budgets import Plan, configs_of, steps_within
+from gnn_moe.studies.compare_command import resolve_comparison, with_question
 from gnn_moe.studies.comparison import Comparison, parse_across, parse_arms, with_steps
 from gnn_moe.studies.design import config_of, named_points
 from gnn_moe.studies.questions import QUESTIONS
@@ -90,7 +94,14 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "no study": (["--arm", "a:", "--arm", "b:"], []),
     "no such preset": (["--preset", "question-wieghts"], ["did you mean question-weights?"]),
-    "arms beside a preset": (["--preset", "question-weights", "--arm", "a:"], ["--arm", "question-weights"]),
+    "an arm that the preset has": (
+        ["--preset", "question-weights", "--arm", "fixed:"],
+        ["--arm fixed: the preset has an arm of this name", "give this one another"],
+    ),
+    "an arm that changes what the preset goes across": (
+        ["--preset", "question-experts", "--arm", "more:--num_experts 32"],
+        ["--across num_experts=2,4,8,16: --arm more has a --num_experts of its own"],
+    ),
     "a scale alone": (["--scale", "0.5"], ["--scale 0.5 is for a --preset"]),
     "nothing tried": (
         ["--arm", "a:", "--arm", "b:", "--configurations_tried", "0"],
@@ -204,6 +215,14 @@ def test_the_seeds_questions_have_valid_arms(name: str) -> None:
     for config in configs.values():
         assert config.data == question.preset.baseline.data
         assert config.training == question.preset.baseline.training
+
+
+def test_arms_join_those_of_a_preset() -> None:
+    defaults = with_question(CompareArguments(preset="seed-comparison"))
+    flags: dict[str, Any] = {"preset": "seed-comparison", "study": "it", "arm": ("mean:--coupler_type mean",)}
+    arms = resolve_comparison(dataclasses.replace(defaults, **flags)).arms
+    assert list(arms) == ["gnn_optimized_baseline", "hgnn_optimized_comparison", "mean"]
+    assert arms["mean"] == {"coupler_type": "mean"}
 
 
 def test_the_questions_vary_what_they_ask_about() -> None:

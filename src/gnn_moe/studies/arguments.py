@@ -71,7 +71,8 @@ class CompareArguments(StudyArguments):
     """
 
     arm: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar='NAME:"FLAGS"')] = ()
-    """An arm and its flags of train, hgnn:"--coupler_type HGNN"; the first is what the others are held against."""
+    """An arm and its flags of train, hgnn:"--coupler_type HGNN"; the first is what the others are held against. Beside
+    --preset: one more than the preset's own."""
     across: Annotated[str | None, tyro.conf.arg(metavar="FIELD=VALUES")] = None
     """Compare the arms at each value of a flag, num_experts=2,4,8, and how their difference changes with it."""
     budget: Budget | None = None

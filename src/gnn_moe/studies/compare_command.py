@@ -82,16 +82,11 @@ def resolve_comparison(arguments: CompareArguments) -> Sweep:
     study = checked_name(arguments.study)
     baseline = baseline_of(arguments)
     question = _question(arguments)
-    if question is not None and arguments.arm:
-        raise BadInput(f"--arm: --preset {arguments.preset} has arms of its own; give one of them")
-    arms: Mapping[str, Mapping[str, Any]] = (
-        parse_arms(arguments.arm, baseline) if question is None else question.preset.arms
-    )
+    given = question.preset.arms if question else {}
+    arms = parse_arms(arguments.arm, baseline, given)
     if not arms:
         raise BadInput('--arm is missing: name two or more, as in --arm gnn:"--coupler_type GNN"')
-    across = parse_across(arguments.across, arms)
-    if across is None and question is not None:
-        across = question.across
+    across = parse_across(arguments.across, arms, question.across if question else None)
     comparison = Comparison(
         arms=arms,
         across=across,

@@ -98,19 +98,23 @@ class _ArmFlags:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
-def parse_arms(texts: Iterable[str], baseline: RunConfig) -> dict[str, dict[str, Value]]:
-    """What each `NAME:FLAGS` changes of the baseline, by name and in order.
+def parse_arms(
+    texts: Iterable[str], baseline: RunConfig, given: Mapping[str, Mapping[str, Value]] | None = None
+) -> dict[str, dict[str, Value]]:
+    """What each `NAME:FLAGS` changes of the baseline, by name and in order, after the arms that a preset gives.
 
     Raises:
         BadInput: an arm has no name, one that stands twice, flags that do not go together, or flags that no arm may
             have.
         SystemExit: a flag does not parse; it is said on standard error.
     """
-    arms: dict[str, dict[str, Value]] = {}
+    arms = {name: dict(changes) for name, changes in (given or {}).items()}
     for text in texts:
         name, colon, flags = text.partition(":")
         if not colon or not name.isprintable() or not name.strip() or name.startswith("-"):
             raise BadInput(f'--arm {text!r} has no name: give NAME:"FLAGS", as in hgnn:"--coupler_type HGNN"')
+        if given and name in given:
+            raise BadInput(f"--arm {name}: the preset has an arm of this name; give this one another")
         if name in arms:
             raise BadInput(f"--arm {name} stands twice: give each arm a name of its own")
         arms[name] = _changes(name, flags, baseline)
@@ -137,21 +141,23 @@ def _changes(name: str, flags: str, baseline: RunConfig) -> dict[str, Value]:
     return changes
 
 
-def parse_across(text: str | None, arms: Mapping[str, Mapping[str, Value]]) -> Values | None:
-    """The field that is gone across, or None.
+def parse_across(
+    text: str | None, arms: Mapping[str, Mapping[str, Value]], given: Values | None = None
+) -> Values | None:
+    """The field that is gone across: that of the text, else that of a preset, or None.
 
     Raises:
         BadInput: it is a range, or an arm changes it too.
     """
-    if text is None:
+    across = given if text is None else parse_variation(text, "--across")
+    if across is None:
         return None
-    variation = parse_variation(text, "--across")
-    if not isinstance(variation, Values):
-        raise BadInput(f"--across {text}: list the values, as in {variation.field}=2,4,8")
+    if not isinstance(across, Values):
+        raise BadInput(f"--across {text}: list the values, as in {across.field}=2,4,8")
     for arm, changes in arms.items():
-        if variation.field in changes:
-            raise BadInput(f"--across {text}: --arm {arm} has a --{variation.field} of its own; drop one of them")
-    return variation
+        if across.field in changes:
+            raise BadInput(f"--across {across}: --arm {arm} has a --{across.field} of its own; drop one of them")
+    return across
 
 
 def with_steps(comparison: Comparison, steps: Mapping[str, int]) -> dict[str, dict[str, Value]]:
