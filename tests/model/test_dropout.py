@@ -33,7 +33,7 @@ def within(mean: float, expected: float, count: int) -> bool:
 
 
 @each_type
-@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.25, 1 / 3, 0.5, 0.9, 0.999])
 def test_drops_at_its_rate(dtype: torch.dtype, rate: float) -> None:
     kept = mask(11, rate, dtype)
     assert kept.dtype == dtype
@@ -47,11 +47,22 @@ def test_drops_at_its_rate(dtype: torch.dtype, rate: float) -> None:
 
 
 @each_type
-def test_numbers_of_a_mask_are_independent(dtype: torch.dtype) -> None:
-    kept = mask(3, 0.5, dtype).double().flatten()
-    for distance in (1, 2, 3, 4, 1024):
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_numbers_of_a_mask_are_independent(dtype: torch.dtype, rate: float) -> None:
+    """Those too that share the draw of a threshold."""
+    kept = mask(3, rate, dtype).double().flatten()
+    for distance in (1, 2, 3, 4, 1024, 4096):
         both = (kept[distance:] * kept[:-distance]).mean().item()
-        assert within(both, 0.25, len(kept) - distance)
+        assert within(both, (1 - rate) ** 2, len(kept) - distance)
+
+
+def test_a_rate_between_two_bytes_is_met_in_every_column() -> None:
+    """0.1 is 25.6 of 256: 2,048 masks tell it from both 25 and 26 at each of 1,024 places together."""
+    dropped = 1 - torch.stack([mask(seed, 0.1, shape=(1024,)) for seed in range(2048)]).double().mean(dim=0)
+    assert within(dropped.mean().item(), 0.1, 2048 * 1024)
+    # Were the threshold not drawn for each mask anew, the places would differ by more than chance gives them.
+    chance = math.sqrt(0.1 * 0.9 / 2048)
+    assert 0.9 * chance < dropped.std().item() < 1.1 * chance
 
 
 @each_type

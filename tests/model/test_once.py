@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import gnn_moe.model
-from gnn_moe.model import attention, feed_forward, grouped_feed_forward, loss, propagation, sinkhorn, top_k
+from gnn_moe.model import attention, feed_forward, grouped_feed_forward, loss, messages, propagation, sinkhorn, top_k
 from gnn_moe.model.language_model import build_model
 from tests.model.cases import each, one_of_each, random_ids
 
@@ -31,6 +31,7 @@ FORMS: dict[str, Form] = {
         lambda x, *given: grouped_feed_forward.group_by_group(x, torch.tensor([2, N]), *given, SEEDS, RATE)[0],
     ),
     attention.__name__: ([(E, N, D)] * 3, lambda *qkv: attention.dropped_attention(*qkv, SEED, RATE)),
+    messages.__name__: ([(N, E, E), (N, E, D)], messages.messages_in_blocks),
     propagation.__name__: ([(E, E), (E, N, D)], propagation.learned_propagation),
     sinkhorn.__name__: ([(1, E, E)], sinkhorn.doubly_stochastic),
     loss.__name__: (

@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from gnn_moe.config import ModelConfig
 from gnn_moe.hypergraph import hgnn_pairs, hgnn_token_propagation
-from gnn_moe.model.couplers import HGNNCoupler
+from gnn_moe.model.couplers import HGNNCoupler, by_expert
 from gnn_moe.model.exchange import Exchange
+from gnn_moe.model.messages import messages
 
 
 class ContentGatedLayer(nn.Module):
@@ -40,7 +41,7 @@ class ContentGatedLayer(nn.Module):
         """
         dtype = x_NED.dtype
         weight_NM = self.token_weights(x_NED, weight_M, mean_EM)
-        mixed_NED = torch.bmm(hgnn_token_propagation(pairs_MEE, weight_NM).to(dtype), x_NED)
+        mixed_NED = messages(hgnn_token_propagation(pairs_MEE, weight_NM).to(dtype), x_NED)
         inner_NED = functional.linear(mixed_NED, self.theta_weight.to(dtype), self.theta_bias.to(dtype))
         return functional.gelu(inner_NED).add_(x_NED)
 
@@ -63,7 +64,7 @@ class ContentGatedCoupler(HGNNCoupler):
         x_NED = x_END.transpose(0, 1).contiguous()
         for layer in self.layers:
             x_NED = layer(x_NED, weight_M, mean_EM, pairs_MEE)
-        return x_NED.transpose(0, 1)
+        return by_expert(x_NED)
 
     def exchange(self, x_END: Tensor) -> tuple[Exchange, ...]:
         """The token's hyperedge weights as gates among all M, and P of them."""
