@@ -57,7 +57,8 @@ LONG_ONCE_UP = [*LONG[:-1], LONG[-2] + 1]
         ([MOSTLY_UP, MOSTLY_UP, ONCE_UP[:4] + MOSTLY_UP[3:]], "not stable"),
         ([FALLING, ONCE_UP, MOSTLY_UP], "cannot be told"),
         ([FALLING], "cannot be told: 1 seed, and an interval needs two"),
-        ([FALLING] * 3, "cannot be told: its seeds do not differ, and nothing says how far another would lie"),
+        ([FALLING] * 3, "stable"),
+        ([MOSTLY_UP] * 2, "not stable"),
         ([FALLING[:9]] * 2, "cannot be told: 9 epochs with an evaluation, and 10 are needed"),
     ],
 )
@@ -80,7 +81,7 @@ def test_falls_of_seeds_are_told_from_the_fewest_to_the_most(tmp_path: Path) -> 
         rows = [eval_row(10 * n, loss, epoch=n) for n, loss in enumerate(losses, 1)]
         write_run(tmp_path / f"s{seed}", seed=seed, rows=rows)
     (row,) = tables(convergence_section(group_of(tmp_path)))[STABLE]
-    assert row[1:5] == ["10", "3 to 9", f"{20 / 27:.2f}", "0.0000 to 1.0000"]
+    assert row[1:5] == ["10", "3 to 9", f"{20 / 27:.2f}", f"{3 / 9:.4f} to 1.0000"]
 
 
 def test_means_over_seeds_by_epoch_and_a_band(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from gnn_moe.errors import BadInput
-from gnn_moe.reports.swept import FLOPS, MINUTES, Entry, Swept, most_efficient, rank
+from gnn_moe.reports.swept import IN_FLOPS, IN_MINUTES, Entry, Swept, most_efficient, rank
 from tests.reports.made_tables import one_seed, seeds
 
 
@@ -65,9 +65,9 @@ def test_a_value_that_stands_twice_is_refused() -> None:
 def test_the_most_efficient_is_the_cheapest_that_is_not_told_apart_from_the_best() -> None:
     means = {2: 4.6, 4: 4.5, 8: 4.5}
     found = most_efficient(seeds(means, (1, 2, 4)))
-    assert (found.entry and found.entry.label, found.cost) == ("4", MINUTES)
+    assert (found.entry and found.entry.label, found.cost) == ("4", IN_MINUTES)
     found = most_efficient(seeds(means, (1, 2, 4), flops=(1e12, 4e12, 2e12)))
-    assert (found.entry and found.entry.label, found.cost) == ("8", FLOPS)
+    assert (found.entry and found.entry.label, found.cost) == ("8", IN_FLOPS)
 
 
 def test_none_is_the_most_efficient_of_what_costs_the_same_or_is_not_known() -> None:

@@ -20,7 +20,7 @@ from gnn_moe.reports.targets import Target, outcome_of, parse_targets, read_targ
 from gnn_moe.studies.presets import find_preset
 from gnn_moe.studies.space import values_of
 from gnn_moe.studies.statistics import Interval, t_interval
-from tests.reports.made_runs import group_of, tables, write_run
+from tests.reports.made_runs import group_of, hrefs, tables, write_run
 
 SEED = Path(os.environ.get("GNN_MOE_SHARED", Path(__file__).parents[3] / "shared")) / "seed.md"
 TARGETS = "Targets and success metrics"
@@ -134,7 +134,7 @@ def test_differences_that_are_equal_but_for_rounding_tell_nothing(tmp_path: Path
         write_run(tmp_path / f"hgnn{seed}", coupler_type="HGNN", seed=seed, loss=loss)
     wanted = target(measure="loss_difference", arm="HGNN", against="GNN", value=0.0)
     (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
-    assert row[2:6] == ["−0.1", "−0.1 to −0.1", "3", "cannot be told"]
+    assert row[2:6] == ["−0.1", "−0.1 to −0.1", "1 2 3 / 1 2 3", "cannot be told"]
     assert row[6].endswith("; its seeds do not differ, and nothing says how far another would lie")
 
 
@@ -174,11 +174,11 @@ def test_a_target_of_a_configuration_is_asked_of_its_runs_alone(tmp_path: Path) 
     )
     loss, perplexity, minutes, nowhere = tables(targets_section(group_of(tmp_path), wanted))[TARGETS]
     of_loss = t_interval([4.81, 4.82, 4.83])
-    assert loss[2:6] == ["4.82", f"{of_loss.low:.4g} to {of_loss.high:.4g}", "3", "met"]
+    assert loss[2:6] == ["4.82", f"{of_loss.low:.4g} to {of_loss.high:.4g}", "1 2 3", "met"]
     assert loss[6] == "num_experts 2", "one point has these settings, so none was picked"
     low, high = math.exp(of_loss.low), math.exp(of_loss.high)
-    assert perplexity[2:6] == [f"{math.exp(4.82):.4g}", f"{low:.4g} to {high:.4g}", "3", "met"]
-    assert minutes[2:6] == ["4", "1.516 to 6.484", "3", "met"]
+    assert perplexity[2:6] == [f"{math.exp(4.82):.4g}", f"{low:.4g} to {high:.4g}", "1 2 3", "met"]
+    assert minutes[2:6] == ["4", "1.516 to 6.484", "1 2 3", "met"]
     assert (nowhere[5], nowhere[6]) == ("cannot be told", "no run with num_experts 2, gnn_layers 7")
 
 
@@ -197,7 +197,7 @@ def test_patterns_mean_something_where_they_repeat(tmp_path: Path, repeats: int,
         write_run(tmp_path / str(seed), coupler_type="HGNN", num_layers=2, seed=seed, coupling=record)
     (wanted,) = [each for each in seed_targets() if each.measure == "repeating_patterns"]
     (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
-    assert row[2:6] == [f"{repeats / 2:g}", f"{repeats / 2:g} to 1", "5", outcome]
+    assert row[2:6] == [f"{repeats / 2:g}", f"{repeats / 2:g} to 1", "1 2 3 4 5", outcome]
     assert row[6] == f"baseline: {repeats} of 2 graphs"
 
 
@@ -233,6 +233,32 @@ def test_weights_that_move_are_held_against_their_spread(tmp_path: Path, changes
     low, high = map(float, interval.split(" to "))
     assert stats.nct.cdf(root * ratio, len(changes) - 1, root * high) == pytest.approx(0.025, rel=0.01)
     assert low == 0 or stats.nct.sf(root * ratio, len(changes) - 1, root * low) == pytest.approx(0.025, rel=0.01)
+
+
+def test_that_one_graph_of_many_did_not_move_is_asked_of_all_at_once(tmp_path: Path) -> None:
+    """Eight graphs: the upper end of the least is that of one at 1 - 0.05 / 8, its lower end that of one alone."""
+    draw = np.random.default_rng(3)
+    changes = draw.normal([[0.3], *[[0.1]] * 7], 0.1, (8, 6))
+    incidence = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], np.float32)
+    for seed in range(1, 7):
+        record = {"steps": [0, 20], "incidence": incidence}
+        for layer in range(8):
+            record[f"layer_{layer}/hyperedge_weights"] = 1 + np.outer([0.0, changes[layer, seed - 1]], np.ones(3))
+        write_run(tmp_path / str(seed), coupler_type="HGNN", num_layers=8, num_experts=3, seed=seed, coupling=record)
+    wanted = target(measure="movement_over_spread", side="above", value=1.0, arm="HGNN")
+    (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
+    ratio = float(np.min(np.abs(changes.mean(axis=1)) / changes.std(axis=1, ddof=1)))
+    low, high = map(float, row[3].split(" to "))
+    seen, root = math.sqrt(6) * ratio, math.sqrt(6)
+    assert stats.nct.cdf(seen, 5, root * high) == pytest.approx(0.025 / 8, rel=0.02)
+    assert low == 0 or stats.nct.sf(seen, 5, root * low) == pytest.approx(0.025, rel=0.02)
+
+
+def test_a_target_links_to_the_runs_that_it_was_measured_on(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    (wanted,) = [each for each in seed_targets() if each.measure == "loss_difference"]
+    found = hrefs(targets_section(group_of(tmp_path), (wanted,)))
+    assert found == {str(tmp_path / f"{kind}{seed}") for kind in ("gnn", "hgnn") for seed in (1, 2, 3)}
 
 
 def test_a_target_of_another_text_cannot_be_told(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ _DESCENT_COLUMNS = (
         explains="epochs of a seed whose evaluation loss is below that of the epoch before, least to greatest of seeds",
     ),
     Column(title="share", explains="of a seed's epochs after the first, those that fell; mean over seeds"),
-    Column(title="95 % interval", numeric=False, explains="t interval of the share over seeds"),
+    Column(title="of seeds", numeric=False, explains="least and greatest share: what these did, no estimate of others"),
     Column(title="first epoch", explains="mean loss at its last evaluation, whole evaluation text, nats a token"),
     Column(title="last epoch", explains="the same"),
     Column(title="stable loss reduction", numeric=False),
@@ -189,8 +189,8 @@ def curves_chart(name: str, found: Sequence[PointCurve]) -> dict[str, Any]:
 def _descent_table(found: Sequence[PointCurve]) -> Table:
     wanted = stable_loss_reduction().in_words()
     stable = (
-        f"Stable: the whole interval of the share is {wanted}, of {LEAST_EPOCHS} epochs or more, as the seed's target "
-        "of convergence has it; not stable: it lies below; cannot be told: it holds that, or the seeds do not differ."
+        f"Stable: the share of every seed is {wanted}, of {LEAST_EPOCHS} epochs or more, as the seed's target of "
+        "convergence has it; not stable: that of every seed lies below; cannot be told: of some, or of one seed alone."
     )
     return Table(
         caption="Stable loss reduction",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from gnn_moe.errors import BadInput
@@ -18,7 +18,7 @@ from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.costs import unsteady
 from gnn_moe.reports.couplings import read_couplings
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, RunCurve, descent, gaps_of, losses_by_epoch, read_curves
-from gnn_moe.reports.sources import Group, Point
+from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.studies.drift import read_drift
 from gnn_moe.studies.effect_size import effect_size_interval
 from gnn_moe.studies.statistics import LEVEL, Interval, mean_estimate, paired_differences
@@ -34,7 +34,9 @@ class Measured:
     interval: Interval | None = None
     seeds: int = 0
     is_bound: bool = False
-    """The interval is what tests bound, and no spread of values: without width it is as good."""
+    """The interval is what was seen or what tests bound, and no spread of values: without width it is as good."""
+    runs: tuple[tuple[Run, ...], ...] = ()
+    """That it is of: those of its point, then those that it is held against."""
 
 
 def candidates(group: Group, kind: str | None) -> list[Point]:
@@ -57,12 +59,17 @@ def counterpart(group: Group, point: Point, kind: str) -> Point | None:
 _EQUAL = "its seeds do not differ, and nothing says how far another would lie"
 
 
-def _estimated(said: str, values: Sequence[float]) -> Measured:
-    """The mean of one value a seed, with its interval or why there is none."""
+def _estimated(said: str, values: Sequence[float], *runs: tuple[Run, ...]) -> Measured:
+    """The mean of one value a seed, with its interval or why there is none, of the runs of one point or two."""
     found = mean_estimate(values)
     reason = _EQUAL if found.interval is not None and not found.interval.has_width else found.reason
     why = f"; {reason}" if reason else ""
-    return Measured(said=f"{said}{why}", value=found.mean, interval=found.interval, seeds=found.seeds)
+    return Measured(said=f"{said}{why}", value=found.mean, interval=found.interval, seeds=found.seeds, runs=runs)
+
+
+def _runs(point: Point, seeds: Container[int]) -> tuple[Run, ...]:
+    """Those of a point that count, of some seeds."""
+    return tuple(run for run in point.counted if run.seed in seeds)
 
 
 def _no_run(arm: str | None) -> Measured:
@@ -77,7 +84,7 @@ def measure_number(group: Group, name: str, arm: str | None, _: str | None) -> M
     by_seed = point.by_seed(name)
     if not by_seed:
         return Measured(said=f"{point.label}: no run has a finite {name}")
-    return _estimated(point.label, list(by_seed.values()))
+    return _estimated(point.label, list(by_seed.values()), _runs(point, by_seed))
 
 
 def measure_loss(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
@@ -113,16 +120,18 @@ def _paired(group: Group, name: str, arm: str | None, against: str | None, *, lo
     if other is None:
         return Measured(said=f"no {against} with the settings of {point.label}")
     ours, theirs = point.by_seed(name), other.by_seed(name)
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    seeds = sorted(ours.keys() & theirs.keys())
+    pairs = [(ours[seed], theirs[seed]) for seed in seeds]
+    runs = _runs(point, seeds), _runs(other, seeds)
     if not pairs:
         return Measured(said=f"{point.label} and {other.label} have no seed in common")
     if not logarithms:
         differences = paired_differences(*zip(*pairs, strict=True))
-        return _estimated(f"{point.label} minus {other.label}, by seed", differences.tolist())
+        return _estimated(f"{point.label} minus {other.label}, by seed", differences.tolist(), *runs)
     if any(value <= 0 for pair in pairs for value in pair):
         return Measured(said=f"{point.label} and {other.label}: {name} of 0 has no ratio")
     logarithms_2n = ([math.log(value) for value in values] for values in zip(*pairs, strict=True))
-    found = _estimated(f"{point.label} over {other.label}, by seed", paired_differences(*logarithms_2n).tolist())
+    found = _estimated(f"{point.label} over {other.label}, by seed", paired_differences(*logarithms_2n).tolist(), *runs)
     assert found.value is not None
     return _exponential(found, found.value)
 
@@ -142,7 +151,11 @@ def measure_minutes_ratio(group: Group, _: str, arm: str | None, against: str | 
 
 
 def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
-    """How far learned strengths moved, over how far that differs between seeds: of the graph where that is least."""
+    """How far learned strengths moved, over how far that differs between seeds: of the graph where that is least.
+
+    All graphs have moved where the least has, whose lower end needs no correction. That one has not is said of the
+    least of many: its upper end is that of all graphs at once (Bonferroni).
+    """
     point = lowest(group, arm)
     if point is None:
         return _no_run(arm)
@@ -159,12 +172,19 @@ def measure_movement(group: Group, _: str, arm: str | None, __: str | None) -> M
     ratio, layer = min(ratios, key=lambda pair: pair[0])
     spread, seeds = layer.common.spread, len(found.seeds)
     assert spread
+    alone, jointly = (
+        effect_size_interval(layer.common.mean, spread, seeds, level=1 - (1 - LEVEL) / graphs)
+        for graphs in (1, len(ratios))
+    )
+    assert alone is not None
+    assert jointly is not None
     return Measured(
         said=f"{point.label}, {layer.title}, the graph that moved least of {len(ratios)}: |mean change| over its "
         "spread over seeds",
         value=ratio,
-        interval=effect_size_interval(layer.common.mean, spread, seeds),
+        interval=dataclasses.replace(alone, high=jointly.high),
         seeds=seeds,
+        runs=(_runs(point, found.seeds),),
     )
 
 
@@ -180,7 +200,8 @@ def measure_repeating_patterns(group: Group, _: str, arm: str | None, __: str | 
     told = [each for each in repeats if not each.verdict.startswith("cannot be told")]
     seeds = len(found[0].runs)
     if not told:
-        return Measured(said=f"{point.label}, all of {len(repeats)} graphs: {repeats[0].verdict}", seeds=seeds)
+        said = f"{point.label}, all of {len(repeats)} graphs: {repeats[0].verdict}"
+        return Measured(said=said, seeds=seeds, runs=(found[0].runs,))
     shown = sum(each.verdict.startswith("repeats") for each in told)
     share = shown / len(repeats)
     return Measured(
@@ -189,6 +210,7 @@ def measure_repeating_patterns(group: Group, _: str, arm: str | None, __: str | 
         interval=Interval(low=share, high=1.0, level=LEVEL),
         seeds=seeds,
         is_bound=True,
+        runs=(found[0].runs,),
     )
 
 
@@ -203,22 +225,29 @@ def measure_epochs_falling(group: Group, _: str, arm: str | None, __: str | None
 
 
 def falling_of(point: Point, curves: Sequence[RunCurve]) -> Measured:
-    """The share of epochs after the first in which the evaluation loss of a seed fell; its interval within 0 and 1.
+    """The share of epochs after the first in which the evaluation loss fell: mean over seeds, and least to greatest.
+
+    What these runs did is no estimate, so where all seeds fell alike it is told too; of one seed it is not.
 
     Args:
         point: that is named.
         curves: of its seeds.
     """
     falls = [descent(losses_by_epoch(curve)) for curve in curves]
-    shares = [each.share for each in falls if each.share is not None]
-    if not shares:
+    judged = [(curve.run, each.share) for curve, each in zip(curves, falls, strict=True) if each.share is not None]
+    if not judged:
         most = numbers.counted(max((each.epochs for each in falls), default=0), "epoch")
         return Measured(said=f"{point.label}: {most} with an evaluation, and {LEAST_EPOCHS} are needed")
-    found = _estimated(point.label, shares)
-    within = found.interval and dataclasses.replace(
-        found.interval, low=max(found.interval.low, 0.0), high=min(found.interval.high, 1.0)
+    runs, shares = zip(*judged, strict=True)
+    found = mean_estimate(shares)
+    return Measured(
+        said=f"{point.label}{'' if len(shares) > 1 else f'; {found.reason}'}",
+        value=found.mean,
+        interval=Interval(low=min(shares), high=max(shares), level=LEVEL) if len(shares) > 1 else None,
+        seeds=len(shares),
+        is_bound=True,
+        runs=(runs,),
     )
-    return dataclasses.replace(found, interval=within)
 
 
 def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | None) -> Measured:
@@ -229,7 +258,7 @@ def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | 
     gaps = gaps_of(point)
     if not gaps:
         return Measured(said=f"{point.label}: its runs did not measure the training loss without dropout")
-    return _estimated(point.label, list(gaps.values()))
+    return _estimated(point.label, list(gaps.values()), _runs(point, gaps))
 
 
 MEASURES: Mapping[str, Callable[[Group, str, str | None, str | None], Measured]] = {

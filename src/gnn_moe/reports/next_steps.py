@@ -14,12 +14,13 @@ from gnn_moe.reports.power import MOST_SEEDS, paired_spread, seeds_needed
 from gnn_moe.reports.recommendations import train_command
 from gnn_moe.reports.sources import Group
 from gnn_moe.reports.swept import Swept
+from gnn_moe.reports.tables import anchor_of
 from gnn_moe.studies.statistics import minimum_detectable_difference
 
 SEEDS = 5
 """With which a further study is reckoned."""
 _COLUMNS = (
-    Column(title="field", numeric=False),
+    Column(title="field", numeric=False, explains="a link to its table, whose rows link to the runs"),
     Column(title="try", explains="an untried value, all else as at the lowest"),
     Column(title="lowest so far", explains="the tried value of the lowest mean loss"),
     Column(title="expected loss", explains="nats a token, mean over seeds"),
@@ -39,19 +40,20 @@ _NOTES = (
 )
 
 
-def next_section(group: Group, swept: Sequence[Swept]) -> Section:
+def next_section(group: Group, swept: Sequence[Swept], *, prefix: str = "") -> Section:
     """Values, then seeds.
 
     Args:
         group: the points.
         swept: a table of each field that changes alone.
+        prefix: of all anchors of the group.
     """
     found = [each for table in swept if (each := expectation_of(group, table, fields=len(swept)))]
     found.sort(key=lambda each: (each.change.doubt is not None, each.change.mean))
     said = [*_without(swept, found), *_more_seeds(group), *_more_pairs(group)]
     blocks: list[Block] = []
     if found:
-        rows = tuple(_row(each) for each in found)
+        rows = tuple(_row(each, f"#{prefix}{anchor_of(each.field)}") for each in found)
         blocks.append(Table(caption="Untried values and what to expect", columns=_COLUMNS, rows=rows, notes=_NOTES))
         blocks += [Code(train_command(each.config)) for each in found if each.config.model.hyperedges is None]
     if said:
@@ -61,10 +63,10 @@ def next_section(group: Group, swept: Sequence[Swept]) -> Section:
     return Section(title="What to try next", anchor="next", blocks=tuple(blocks))
 
 
-def _row(each: Expectation) -> tuple[Cell, ...]:
+def _row(each: Expectation, table: str) -> tuple[Cell, ...]:
     value, lowest = numbers.numeric(each.value), numbers.numeric(each.lowest.value)
     return (
-        Cell(each.field, each.field),
+        Cell(Span(each.field, href=table), each.field),
         Cell(numbers.setting(each.value), value),
         Cell(each.lowest.label, lowest),
         Cell(numbers.loss(each.loss.mean), each.loss.mean),

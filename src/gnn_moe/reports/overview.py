@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import kind_of, weighed_of
-from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section
+from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section, Span, Text
 from gnn_moe.reports.recommendations import Recommendation, train_command
 from gnn_moe.reports.sources import Group, Point
 from gnn_moe.reports.weighed import Asked
@@ -36,14 +36,16 @@ class _Verdict:
 
     asked: Asked
     found: Comparison
+    anchor: str
+    """Of its table."""
 
     @property
     def is_told(self) -> bool:
         return self.found.verdict != "no evidence"
 
     @property
-    def sentence(self) -> str:
-        return self.asked.sentence(self.found, short=True)
+    def sentence(self) -> Text:
+        return with_table(self.asked.sentence(self.found, short=True), self.anchor)
 
     @property
     def rank(self) -> tuple[bool, float, float]:
@@ -53,7 +55,12 @@ class _Verdict:
 
 
 def overview_section(
-    group: Group, recommended: Sequence[Recommendation], best: Sequence[str], more: Sequence[str] = ()
+    group: Group,
+    recommended: Sequence[Recommendation],
+    best: Sequence[Text],
+    more: Sequence[Text] = (),
+    *,
+    prefix: str = "",
 ) -> Section:
     """In one minute.
 
@@ -62,8 +69,9 @@ def overview_section(
         recommended: the configurations, best first.
         best: which value of each swept field is best, the most telling first.
         more: what else the rules say of them.
+        prefix: of all anchors of the group.
     """
-    findings = _findings(group, best, more)
+    findings = _findings(group, best, more, prefix)
     blocks: list[Block] = [
         Bullets(tuple(findings)) if findings else Paragraph("These runs vary nothing, so there is nothing to find.")
     ]
@@ -79,16 +87,23 @@ def overview_section(
     return Section(title="In one minute", anchor="in-one-minute", blocks=tuple(blocks))
 
 
-def _findings(group: Group, best: Sequence[str], more: Sequence[str]) -> list[str]:
+def with_table(sentence: str, anchor: str) -> Text:
+    """A finding with a link to the table that it is of, whose rows link to their runs."""
+    return f"{sentence} (", Span("its table", href=f"#{anchor}"), ")"
+
+
+def _findings(group: Group, best: Sequence[Text], more: Sequence[Text], prefix: str) -> list[Text]:
     """The lines, and what they leave out of the comparisons."""
-    losses, others = [], []
+    losses: list[_Verdict] = []
+    others: list[_Verdict] = []
     for weighed in weighed_of(group):
-        first, *rest = weighed.questions
-        losses += [_Verdict(asked=first, found=found) for found in first.verdicts]
-        others += [_Verdict(asked=asked, found=found) for asked in rest for found in asked.verdicts]
+        for number, asked in enumerate(weighed.questions):
+            anchor = f"{prefix}{weighed.anchor_of(number)}"
+            verdicts = [_Verdict(asked=asked, found=found, anchor=anchor) for found in asked.verdicts]
+            (others if number else losses).extend(verdicts)
     losses.sort(key=lambda each: each.rank)
     others.sort(key=lambda each: each.rank)
-    lines: list[str | _Verdict] = [*_leading(losses), *best, *_leading(others), *more]
+    lines: list[Text | _Verdict] = [*_leading(losses), *best, *_leading(others), *more]
     comparisons = [*losses, *others]
     shown = lines[:_LINES]
     if any(each not in shown for each in comparisons):

@@ -22,7 +22,7 @@ from gnn_moe.reports.insights import MOST_NAMED
 from gnn_moe.reports.memory import Experience, experience_of, planned_in_words
 from gnn_moe.reports.planned_comparison import comparison_blocks
 from gnn_moe.reports.sources import Group, Point
-from gnn_moe.reports.swept import FLOPS, Efficiency, Ranking, Swept, cost_of, most_efficient, rank
+from gnn_moe.reports.swept import IN_FLOPS, Efficiency, Ranking, Swept, cost_of, most_efficient, rank
 from gnn_moe.reports.tables import rows_of
 from gnn_moe.studies.flags import train_words
 
@@ -98,7 +98,7 @@ def _saved(efficiency: Efficiency, ranking: Ranking) -> str:
     entry, lowest = efficiency.entry, ranking.lowest
     assert entry is not None
     assert lowest is not None
-    write = numbers.scientific if efficiency.cost == FLOPS else numbers.minutes
+    write = numbers.scientific if efficiency.cost == IN_FLOPS else numbers.minutes
     costs = f"{write(cost_of(entry, efficiency.cost))} against {write(cost_of(lowest, efficiency.cost))}"
     above = f"{numbers.loss(entry.loss - lowest.loss)} above it"
     found = ranking.against_lowest.get(entry.label)

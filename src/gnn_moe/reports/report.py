@@ -9,16 +9,16 @@ from gnn_moe.reports.arms import KINDS, alike_but_for_coupler, arms_section
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.coupling import coupling_section
-from gnn_moe.reports.document import Document, Figure, Paragraph, Section
+from gnn_moe.reports.document import Document, Figure, Paragraph, Section, Text
 from gnn_moe.reports.insights import FIRST_RULES, FURTHER_RULES, Rule
 from gnn_moe.reports.next_steps import next_section
-from gnn_moe.reports.overview import overview_section
+from gnn_moe.reports.overview import overview_section, with_table
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
 from gnn_moe.reports.reference import reference_sections
 from gnn_moe.reports.sources import Group
 from gnn_moe.reports.swept import Swept
-from gnn_moe.reports.tables import sweep_sections, swept_tables
+from gnn_moe.reports.tables import anchor_of, sweep_sections, swept_tables
 from gnn_moe.reports.targets import Target, targets_section
 
 
@@ -49,7 +49,12 @@ def build_report(
                     anchor="group",
                     blocks=(Paragraph("Losses of this part compare with each other only.", "note"),),
                     sections=_sections(
-                        group, targets, len(groups), with_reference=False, notes=notes if number == 1 else ()
+                        group,
+                        targets,
+                        len(groups),
+                        with_reference=False,
+                        notes=notes if number == 1 else (),
+                        prefix=f"part-{number}-",
                     ),
                 ),
                 f"part-{number}-",
@@ -64,14 +69,22 @@ def build_report(
 
 
 def _sections(
-    group: Group, targets: tuple[Target, ...], groups: int, *, with_reference: bool, notes: Sequence[str]
+    group: Group,
+    targets: tuple[Target, ...],
+    groups: int,
+    *,
+    with_reference: bool,
+    notes: Sequence[str],
+    prefix: str = "",
 ) -> tuple[Section, ...]:
     swept = swept_tables(group)
     recommended = recommend(group)
     # Of couplers the comparison of arms says it already.
     told = [table for table in swept if table.field not in KINDS or not alike_but_for_coupler(group)]
     return (
-        overview_section(group, recommended, _said(told, FIRST_RULES), _said(told, FURTHER_RULES)),
+        overview_section(
+            group, recommended, _said(told, FIRST_RULES, prefix), _said(told, FURTHER_RULES, prefix), prefix=prefix
+        ),
         Section(
             title="Swept parameters",
             anchor="swept",
@@ -82,15 +95,20 @@ def _sections(
         arms_section(group),
         convergence_section(group),
         coupling_section(group, groups=groups),
-        recommendations_section(group, next_section(group, swept)),
+        recommendations_section(group, next_section(group, swept, prefix=prefix)),
         targets_section(group, targets),
         protocol_section(group, notes),
     )
 
 
-def _said(tables: Sequence[Swept], rules: Sequence[Rule]) -> list[str]:
-    """What rules say of tables, rule by rule."""
-    return [found.sentence for rule in rules for table in tables if (found := rule(table)) is not None]
+def _said(tables: Sequence[Swept], rules: Sequence[Rule], prefix: str) -> list[Text]:
+    """What rules say of tables, rule by rule, each with a link to its table."""
+    return [
+        with_table(found.sentence, f"{prefix}{anchor_of(table.field)}")
+        for rule in rules
+        for table in tables
+        if (found := rule(table)) is not None
+    ]
 
 
 def _title(groups: Sequence[Group]) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from gnn_moe.reports import numbers
-from gnn_moe.reports.swept import FLOPS, MINUTES, SAME_COST, Entry, Swept, compared, cost_of
+from gnn_moe.reports.swept import IN_FLOPS, IN_MINUTES, SAME_COST, Entry, Swept, compared, cost_of
 from gnn_moe.studies.verdicts import Arm, Comparison, compare_pairs
 
 LEAST_RATIO = 1.05
@@ -45,7 +45,7 @@ class Returns:
     """The steps of a table, from the cheapest value to the dearest."""
 
     cost: str
-    """`FLOPS`, or `MINUTES`, which are noisier, where FLOPs are not known."""
+    """`IN_FLOPS`, or `IN_MINUTES`, which are noisier, where FLOPs are not known."""
     steps: tuple[Step, ...]
     """Two or more."""
     change: Comparison | None
@@ -73,7 +73,7 @@ class Returns:
     def written(self, entry: Entry) -> str:
         """The cost of an entry."""
         cost = cost_of(entry, self.cost)
-        return numbers.minutes(cost) if self.cost == MINUTES else numbers.scientific(cost)
+        return numbers.minutes(cost) if self.cost == IN_MINUTES else numbers.scientific(cost)
 
 
 def returns_of(table: Swept) -> Returns | None:
@@ -92,11 +92,11 @@ def _returns_or_reason(table: Swept) -> Returns | str:
     entries = table.with_loss
     if len(entries) < 3:
         return "that takes the losses of three values"
-    for cost in (FLOPS, MINUTES):
+    for cost in (IN_FLOPS, IN_MINUTES):
         costs = [found for entry in entries if (found := cost_of(entry, cost)) is not None]
         if len(costs) < len(entries):
             continue
-        if cost == FLOPS and max(costs) <= SAME_COST * min(costs):
+        if cost == IN_FLOPS and max(costs) <= SAME_COST * min(costs):
             # Minutes differ by chance then.
             return "the values take the same training FLOPs"
         steps = _steps(entries, costs)

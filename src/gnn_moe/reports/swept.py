@@ -31,7 +31,7 @@ SAME_COST = 1.01
 """Ratio of two costs up to which they count as equal."""
 CLOSE = 0.01
 """Nats a token above the lowest loss up to which another is near it: a perplexity 1 % higher, whatever the loss."""
-MINUTES, FLOPS = "minutes", "training FLOPs"
+IN_MINUTES, IN_FLOPS = "minutes", "training FLOPs"
 
 Kind = Literal["best", "tied", "untested", "equal", "alone", "none"]
 
@@ -173,7 +173,7 @@ class Efficiency:
 
     entry: Entry | None
     cost: str
-    """What it is cheapest in: `FLOPS` or `MINUTES`; "" where none is called so."""
+    """What it is cheapest in: `IN_FLOPS` or `IN_MINUTES`; "" where none is called so."""
     reason: str
     """In words: what makes it so, or why none is called so."""
     is_tested: bool
@@ -182,8 +182,8 @@ class Efficiency:
 
 
 def cost_of(entry: Entry, cost: str) -> float | None:
-    """What an entry cost, in `MINUTES` or `FLOPS`; None where that is not known or not positive."""
-    found = entry.minutes if cost == MINUTES else entry.flops
+    """What an entry cost, in `IN_MINUTES` or `IN_FLOPS`; None where that is not known or not positive."""
+    found = entry.minutes if cost == IN_MINUTES else entry.flops
     return found if found is not None and found > 0 else None
 
 
@@ -198,7 +198,7 @@ def most_efficient(table: Swept) -> Efficiency:
         return _none("there are no two values to choose from")
     near = [entry for entry in table.with_loss if _is_near(entry, lowest)]
     candidates = [entry for entry in near if not _is_worse(ranking, entry)]
-    for cost in (FLOPS, MINUTES):
+    for cost in (IN_FLOPS, IN_MINUTES):
         costs = {entry.label: found for entry in table.with_loss if (found := cost_of(entry, cost)) is not None}
         if len(costs) < len(table.with_loss):
             continue

@@ -35,27 +35,31 @@ RULE_OF_EFFICIENT = (
 )
 
 
-def sweep_sections(group: Group, *, with_reference: bool, prefix: str = "swept") -> tuple[Section, ...]:
+def sweep_sections(group: Group, *, with_reference: bool) -> tuple[Section, ...]:
     """A section for each field that points change one at a time, and one for points that change several.
 
     Args:
         group: its points without arms.
         with_reference: set the seed's own table of a field beside it, where there is one.
-        prefix: of the anchors, which must differ between groups.
     """
     points = [point for point in group.points if point.arm is None]
     sections = [
-        _of_field(group, field, some, with_reference=with_reference, anchor=f"{prefix}-{field.replace('_', '-')}")
+        _of_field(group, field, some, with_reference=with_reference, anchor=anchor_of(field))
         for field in group.fields
         if len(some := slice_of(group, field)) > 1
     ]
     if any(len(changed_fields(group, point)) > 1 for point in points):
-        sections.append(_of_all(group, points, anchor=f"{prefix}-all-points"))
+        sections.append(_of_all(group, points, anchor="swept-all-points"))
     elif len(sections) > 1:
         found = interactions_of([_setting(group, point) for point in points])
         bullets = Bullets(tuple(insight.sentence for insight in found))
-        sections.append(Section(title="Interactions", anchor=f"{prefix}-interactions", blocks=(bullets,)))
+        sections.append(Section(title="Interactions", anchor="swept-interactions", blocks=(bullets,)))
     return tuple(sections)
+
+
+def anchor_of(field: str) -> str:
+    """Of the section of a field that changes alone."""
+    return f"swept-{field.replace('_', '-')}"
 
 
 def changed_fields(group: Group, point: Point) -> tuple[str, ...]:

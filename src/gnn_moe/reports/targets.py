@@ -20,7 +20,8 @@ from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.reports import numbers
 from gnn_moe.reports.comparable import Protocol
-from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table
+from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table, Text
+from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.measures import MEASURES, Measured, candidates, measure_number
 from gnn_moe.reports.sources import Group
 from gnn_moe.studies.space import Value, values_of
@@ -160,10 +161,11 @@ _COLUMNS = (
     ),
     Column(
         title="interval",
-        explains="95 %, t over seeds; of movement over spread by the noncentral t, which takes both for estimates; of "
-        "patterns from those shown to repeat up to all, since what is not shown may be so",
+        explains="95 %, t over seeds; of movement over spread by the noncentral t, which takes both for estimates, its "
+        "upper end for all graphs at once; of patterns from those shown to repeat up to all, since what is not shown "
+        "may be so; of epochs in which the loss fell the least and the greatest share of a seed, a fact of these runs",
     ),
-    Column(title="seeds"),
+    Column(title="seeds", explains="each a link to its run; of differences and ratios also those held against"),
     Column(title="outcome", numeric=False),
     Column(title="of what", numeric=False),
 )
@@ -208,6 +210,12 @@ def _in_words(settings: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {numbers.setting(value)}" for name, value in settings.items())
 
 
+def _seeds(found: Measured) -> Text:
+    """Of each point, with links to the runs."""
+    links = [seed_links(runs) for runs in found.runs]
+    return [piece for one in links for piece in (" / ", *one)][1:] if links else str(found.seeds)
+
+
 def _row(target: Target, found: Measured) -> tuple[Cell, ...]:
     outcome, interval = outcome_of(target, found), found.interval
     bounds = "" if interval is None else f"{numbers.short(interval.low)} to {numbers.short(interval.high)}"
@@ -216,7 +224,7 @@ def _row(target: Target, found: Measured) -> tuple[Cell, ...]:
         Cell(target.in_words(), target.value),
         Cell("" if found.value is None else numbers.short(found.value), found.value),
         Cell(bounds, None if interval is None else interval.low),
-        Cell(str(found.seeds), found.seeds),
+        Cell(_seeds(found), found.seeds),
         Cell(Span(outcome, strong=outcome != "cannot be told"), outcome),
         Cell(found.said, found.said),
     )

@@ -107,6 +107,10 @@ class Weighed:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def anchor_of(self, question: int) -> str:
+        """Of the section of a question, by its place."""
+        return f"{self.anchor}-{question}"
+
 
 def section_of(found: Weighed) -> Section:
     """A comparison: its arms, then each question."""
@@ -119,7 +123,7 @@ def section_of(found: Weighed) -> Section:
         title=found.title,
         anchor=found.anchor,
         blocks=(Paragraph(found.how), table, *warnings, *notes),
-        sections=tuple(_question(each, f"{found.anchor}-{number}") for number, each in enumerate(found.questions)),
+        sections=tuple(_question(each, found.anchor_of(number)) for number, each in enumerate(found.questions)),
     )
 
 
