@@ -43,7 +43,7 @@ def test_runs_of_several_texts_are_refused_or_grouped(tmp_path: Path) -> None:
     write_run(tmp_path / "one", num_eval_samples=10)
     write_run(tmp_path / "other", num_eval_samples=20)
     with pytest.raises(
-        BadInput, match=r"runs of 2 protocols, whose losses do not compare .*10 evaluation samples; .*20"
+        BadInput, match=r"runs of 2 protocols, whose losses do not compare \(one: .*10 evaluation samples; other: .*20"
     ):
         read_sources([tmp_path])
     groups, _ = read_sources([tmp_path], grouped=True)
@@ -72,7 +72,7 @@ def test_a_damaged_record_of_the_text_is_not_taken_for_the_text_of_others(text: 
     for name in ("a", "b"):
         write_text(write_run(tmp_path / name, seed=ord(name)), "1" * 64)
     (tmp_path / "b" / "environment.json").write_text(text)
-    with pytest.raises(BadInput, match=r"runs of 2 protocols"):
+    with pytest.raises(BadInput, match=r"runs of 2 protocols.*give --group; .*environment\.json: "):
         read_sources([tmp_path])
     groups, notes = read_sources([tmp_path], grouped=True)
     assert [[run.name for run in group.runs] for group in groups] == [["a"], ["b"]]
@@ -123,6 +123,16 @@ def test_a_study_whose_folders_are_elsewhere_still_has_its_numbers(tmp_path: Pat
     (failed,) = (run for run in group.points[0].runs if run.state == "failed")
     assert (failed.config, failed.error_message, failed.settings["num_experts"]) == (None, "no such thing", -3)
     assert group.loss_name == "reported_loss"
+
+
+def test_a_run_of_a_study_without_its_config_is_named(tmp_path: Path) -> None:
+    """Which text it read is then not known, so it stands with no other run."""
+    for seed in (1, 2):
+        write_text(write_run(tmp_path / "study" / f"s{seed}", seed=seed), "1" * 64)
+    write_study(tmp_path / "study", [trial(2, seed, run_dir=f"s{seed}") for seed in (1, 2)])
+    (tmp_path / "study" / "s2" / "config.json").unlink()
+    with pytest.raises(BadInput, match=r"s2: has no config\.json, so nothing of it is read"):
+        read_sources([tmp_path / "study"])
 
 
 def test_the_loss_is_one_that_every_completed_run_has(tmp_path: Path) -> None:

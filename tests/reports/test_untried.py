@@ -59,15 +59,16 @@ def test_every_cell_is_reckoned_again(tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     found = {row["field"]: row for row in rows(text, "Untried values and what to expect")}
-    assert set(found) == {"num_experts", "learning_rate"}
+    experts, learning_rate = "[num_experts](#swept-num-experts)", "[learning_rate](#swept-learning-rate)"
+    assert set(found) == {experts, learning_rate}
 
     four, eight = np.array(EXPERTS[4]), np.array(EXPERTS[8])
     tried = RunFolder(tmp_path / "runs" / "experts-8-1").read_config()
     next_ = with_experts(tried, 16)
     flops = [model_size(each.model).training_flops_per_token for each in (tried, next_)]
     error = abs(np.mean(EXPERTS[4]) + (np.mean(EXPERTS[4]) - np.mean(EXPERTS[2])) - np.mean(EXPERTS[8]))
-    assert found["num_experts"] == {
-        "field": "num_experts",
+    assert found[experts] == {
+        "field": experts,
         "try": "16",
         "lowest so far": "8",
         "expected loss": f"{(eight + (eight - four)).mean():.4f}",
@@ -90,8 +91,8 @@ def test_every_cell_is_reckoned_again(tmp_path: Path) -> None:
             for seed in range(len(SEEDS))
         ]
     )
-    assert found["learning_rate"] == {
-        "field": "learning_rate",
+    assert found[learning_rate] == {
+        "field": learning_rate,
         "try": f"{rate:g}",
         "lowest so far": "0.0003",
         "expected loss": f"{expected.mean():.4f}",

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from gnn_moe.studies.space import Value
 
+_NAMED = 3
+"""Runs of a protocol that are named before the rest are counted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -73,3 +76,18 @@ def protocols_of(
         )
         for protocol in found
     ]
+
+
+def several_in_words(names: Sequence[str], by_run: Sequence[Protocol]) -> str:
+    """Which runs are of which protocol: one damaged record may be all that makes it another.
+
+    Args:
+        names: of the runs.
+        by_run: the protocol of each.
+    """
+    parts = []
+    for protocol in dict.fromkeys(by_run):
+        mine = [name for name, its in zip(names, by_run, strict=True) if its == protocol]
+        more = f" and {len(mine) - _NAMED} more" if len(mine) > _NAMED else ""
+        parts.append(f"{', '.join(mine[:_NAMED])}{more}: {protocol.in_words()}")
+    return f"runs of {len(parts)} protocols, whose losses do not compare ({'; '.join(parts)}): give --group"

@@ -59,9 +59,17 @@ def counterpart(group: Group, point: Point, kind: str) -> Point | None:
 _EQUAL = "its seeds do not differ, and nothing says how far another would lie"
 
 
-def _estimated(said: str, values: Sequence[float], *runs: tuple[Run, ...]) -> Measured:
-    """The mean of one value a seed, with its interval or why there is none, of the runs of one point or two."""
-    found = mean_estimate(values)
+def _estimated(said: str, values: Sequence[float], *runs: tuple[Run, ...], tried: int) -> Measured:
+    """The mean of one value a seed, with its interval or why there is none.
+
+    Args:
+        said: of what it is.
+        values: one a seed.
+        runs: of one point or two.
+        tried: points among which this one was picked, by losses that may be those that are judged. The interval is
+            that of all at once (Bonferroni), so it holds for whichever was picked.
+    """
+    found = mean_estimate(values, level=1 - (1 - LEVEL) / tried)
     reason = _EQUAL if found.interval is not None and not found.interval.has_width else found.reason
     why = f"; {reason}" if reason else ""
     return Measured(said=f"{said}{why}", value=found.mean, interval=found.interval, seeds=found.seeds, runs=runs)
@@ -84,7 +92,8 @@ def measure_number(group: Group, name: str, arm: str | None, _: str | None) -> M
     by_seed = point.by_seed(name)
     if not by_seed:
         return Measured(said=f"{point.label}: no run has a finite {name}")
-    return _estimated(point.label, list(by_seed.values()), _runs(point, by_seed))
+    tried = len(candidates(group, arm))
+    return _estimated(point.label, list(by_seed.values()), _runs(point, by_seed), tried=tried)
 
 
 def measure_loss(group: Group, _: str, arm: str | None, against: str | None) -> Measured:
@@ -122,16 +131,17 @@ def _paired(group: Group, name: str, arm: str | None, against: str | None, *, lo
     ours, theirs = point.by_seed(name), other.by_seed(name)
     seeds = sorted(ours.keys() & theirs.keys())
     pairs = [(ours[seed], theirs[seed]) for seed in seeds]
-    runs = _runs(point, seeds), _runs(other, seeds)
+    runs, tried = (_runs(point, seeds), _runs(other, seeds)), len(candidates(group, arm))
     if not pairs:
         return Measured(said=f"{point.label} and {other.label} have no seed in common")
     if not logarithms:
         differences = paired_differences(*zip(*pairs, strict=True))
-        return _estimated(f"{point.label} minus {other.label}, by seed", differences.tolist(), *runs)
+        return _estimated(f"{point.label} minus {other.label}, by seed", differences.tolist(), *runs, tried=tried)
     if any(value <= 0 for pair in pairs for value in pair):
         return Measured(said=f"{point.label} and {other.label}: {name} of 0 has no ratio")
     logarithms_2n = ([math.log(value) for value in values] for values in zip(*pairs, strict=True))
-    found = _estimated(f"{point.label} over {other.label}, by seed", paired_differences(*logarithms_2n).tolist(), *runs)
+    ratios = paired_differences(*logarithms_2n).tolist()
+    found = _estimated(f"{point.label} over {other.label}, by seed", ratios, *runs, tried=tried)
     assert found.value is not None
     return _exponential(found, found.value)
 
@@ -258,7 +268,7 @@ def measure_generalisation_gap(group: Group, _: str, arm: str | None, __: str | 
     gaps = gaps_of(point)
     if not gaps:
         return Measured(said=f"{point.label}: its runs did not measure the training loss without dropout")
-    return _estimated(point.label, list(gaps.values()), _runs(point, gaps))
+    return _estimated(point.label, list(gaps.values()), _runs(point, gaps), tried=len(candidates(group, arm)))
 
 
 MEASURES: Mapping[str, Callable[[Group, str, str | None, str | None], Measured]] = {

@@ -77,6 +77,9 @@ def recommend(group: Group) -> tuple[Recommendation, ...]:
         return (performance,)
     if efficiency.entry is ranking.lowest:
         why = f"{why}; {efficiency.reason}"
+        if not efficiency.is_tested:
+            why = f"{why}, which with one seed in common is not tested: none is called efficient"
+            return (dataclasses.replace(performance, why=why),)
         return (dataclasses.replace(performance, kind="Performance and efficiency", why=why),)
     point = points[entries.index(efficiency.entry)]
     return performance, Recommendation(kind="Efficiency", point=point, why=_saved(efficiency, ranking))

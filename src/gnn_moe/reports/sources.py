@@ -16,7 +16,7 @@ from typing import Any
 from gnn_moe.checks import is_number
 from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
-from gnn_moe.reports.comparable import Protocol, protocols_of
+from gnn_moe.reports.comparable import Protocol, protocols_of, several_in_words
 from gnn_moe.reports.environments import Environment, read_environment
 from gnn_moe.reports.numbers import numeric
 from gnn_moe.run_folder import RunFolder
@@ -252,8 +252,7 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
     )
     protocols = list(dict.fromkeys(by_run))
     if len(protocols) > 1 and not grouped:
-        words = "; ".join(protocol.in_words() for protocol in protocols)
-        raise BadInput(f"runs of {len(protocols)} protocols, whose losses do not compare ({words}): give --group")
+        raise BadInput("; ".join((several_in_words([run.name for run in runs], by_run), *notes)))
     return [
         _group(protocol, [run for run, its in zip(runs, by_run, strict=True) if its == protocol], studies)
         for protocol in protocols
@@ -295,6 +294,7 @@ def _runs_of_study(study: StudyResults) -> tuple[list[Run], list[str]]:
     for trial in study.trials:
         folder = study.run_folder(trial) if trial["run_dir"] else None
         if folder is not None and not RunFolder(folder).is_begun():
+            notes += [f"{folder}: has no config.json, so nothing of it is read"] if _holds_record(folder) else []
             folder = None
         changes = {**trial["params"], "seed": trial["seed"]}
         try:

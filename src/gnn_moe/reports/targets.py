@@ -161,9 +161,10 @@ _COLUMNS = (
     ),
     Column(
         title="interval",
-        explains="95 %, t over seeds; of movement over spread by the noncentral t, which takes both for estimates, its "
-        "upper end for all graphs at once; of patterns from those shown to repeat up to all, since what is not shown "
-        "may be so; of epochs in which the loss fell the least and the greatest share of a seed, a fact of these runs",
+        explains="95 %, t over seeds, of a pick for all that it was picked among at once; of movement over spread by "
+        "the noncentral t, which takes both for estimates, its upper end for all graphs at once; of patterns from those"
+        " shown to repeat up to all, since what is not shown may be so; of epochs in which the loss fell the least and "
+        "the greatest share of a seed, a fact of these runs",
     ),
     Column(title="seeds", explains="each a link to its run; of differences and ratios also those held against"),
     Column(title="outcome", numeric=False),
@@ -171,7 +172,10 @@ _COLUMNS = (
 )
 
 
-_PICKED = "the lowest of {tried} configurations, picked by the losses that it is judged by, which flatters it"
+_PICKED = (
+    "the lowest of {tried} configurations, picked by the losses that it is judged by, which flatters its mean; the "
+    "interval of a mean or ratio is for all of them at once"
+)
 
 
 def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:

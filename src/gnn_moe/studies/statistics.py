@@ -188,8 +188,8 @@ def t_p_value(values: Sequence[float] | Floats) -> float | None:
     return float(2 * special.stdtr(len(values) - 1, -abs(mean) * math.sqrt(len(values)) / spread))
 
 
-def mean_estimate(losses: Sequence[float] | Floats) -> MeanEstimate:
-    """Mean of one arm over seeds with its 95 % t interval; one seed gives the mean alone, and the reason.
+def mean_estimate(losses: Sequence[float] | Floats, *, level: float = LEVEL) -> MeanEstimate:
+    """Mean of one arm over seeds with its t interval; one seed gives the mean alone, and the reason.
 
     Raises:
         BadInput: no loss, or one that is not finite.
@@ -201,7 +201,9 @@ def mean_estimate(losses: Sequence[float] | Floats) -> MeanEstimate:
         reason = "1 seed, and an interval needs two"
         return MeanEstimate(mean=float(array[0]), spread=None, interval=None, seeds=1, reason=reason)
     mean, spread = mean_and_spread(array)
-    return MeanEstimate(mean=mean, spread=spread, interval=t_interval(array), seeds=len(array), reason=None)
+    return MeanEstimate(
+        mean=mean, spread=spread, interval=t_interval(array, level=level), seeds=len(array), reason=None
+    )
 
 
 def sign_flip_test(differences: Sequence[float] | Floats, *, generator: np.random.Generator) -> SignFlips:
