@@ -173,8 +173,8 @@ _COLUMNS = (
 
 
 _PICKED = (
-    "the lowest of {tried} configurations, picked by the losses that it is judged by, which flatters its mean; the "
-    "interval of a mean or ratio is for all of them at once"
+    "the lowest of {tried} configurations, picked by the losses that it is judged by, which flatters its mean; "
+    "an interval by t is for all of them at once"
 )
 
 
