@@ -9,7 +9,7 @@ from typing import Any
 
 from gnn_moe.config import ModelConfig, RunConfig
 from gnn_moe.reports.comparable import protocol_of
-from gnn_moe.reports.sources import Group, Point, Run, loss_name_of
+from gnn_moe.reports.points import Group, Point, Run, loss_name_of
 from gnn_moe.studies.space import Value, values_of, with_values
 
 BASELINE = RunConfig(model=ModelConfig(num_experts=4, embed_dim=16, num_heads=2, num_layers=2, gnn_layers=1))

@@ -11,7 +11,8 @@ import numpy as np
 
 from gnn_moe.config import RunConfig, to_dict
 from gnn_moe.reports.document import Bullets, Code, Figure, Paragraph, Section, Table, spans
-from gnn_moe.reports.sources import Group, read_sources
+from gnn_moe.reports.points import Group
+from gnn_moe.reports.sources import read_sources
 from gnn_moe.studies.space import with_values
 
 SMALL = {"embed_dim": 16, "num_layers": 1, "gnn_layers": 1, "num_experts": 4, "num_heads": 2, "vocab_size": 100}

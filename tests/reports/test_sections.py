@@ -21,9 +21,10 @@ from gnn_moe.reports.arms import arms_section
 from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.document import Bullets, Code, Paragraph, Section, Table, Text, spans
 from gnn_moe.reports.overview import overview_section
+from gnn_moe.reports.points import Run
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
-from gnn_moe.reports.sources import Run, read_sources
+from gnn_moe.reports.sources import read_sources
 from gnn_moe.reports.tables import sweep_sections
 from gnn_moe.run_folder import RunFolder
 from tests.reports import golden

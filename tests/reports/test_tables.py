@@ -11,7 +11,8 @@ import pytest
 
 from gnn_moe.reports.document import Block, Bullets, Cell, Paragraph, Section, Table, spans
 from gnn_moe.reports.numbers import UNKNOWN
-from gnn_moe.reports.sources import Group, Run, read_sources
+from gnn_moe.reports.points import Group, Run
+from gnn_moe.reports.sources import read_sources
 from gnn_moe.reports.tables import slice_of, sweep_sections
 from tests.reports.made_groups import group, run
 

@@ -20,8 +20,8 @@ import numpy as np
 from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
 from gnn_moe.reports.document import Block, Paragraph, Section, Span, spans
 from gnn_moe.reports.marks import seed_links
+from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.reports.rows import LOSS_IN_WORDS
-from gnn_moe.reports.sources import Group, Point, Run
 from gnn_moe.reports.weighed import ArmRow, Asked, Weighed, section_of
 from gnn_moe.studies.evidence import LOG_MINUTES, Curve, minutes_to_one_loss, read_minute_curves
 from gnn_moe.studies.results import StudyResults

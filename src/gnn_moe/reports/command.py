@@ -8,8 +8,9 @@ from pathlib import Path
 
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.arguments import ReportArguments
+from gnn_moe.reports.points import Group
 from gnn_moe.reports.report import build_report
-from gnn_moe.reports.sources import Group, NothingCompleted, read_sources
+from gnn_moe.reports.sources import NothingCompleted, read_sources
 from gnn_moe.reports.targets import Target, read_targets, seed_targets
 from gnn_moe.reports.writer import write_report
 

@@ -29,8 +29,8 @@ from gnn_moe.reports.marks import (
     trace_of,
 )
 from gnn_moe.reports.measures import Measured, falling_of
+from gnn_moe.reports.points import Group
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, gaps_of, losses_by_epoch, read_curves
-from gnn_moe.reports.sources import Group
 from gnn_moe.reports.targets import outcome_of, stable_loss_reduction
 from gnn_moe.studies.statistics import mean_estimate
 

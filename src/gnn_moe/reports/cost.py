@@ -38,8 +38,8 @@ from gnn_moe.reports.marks import (
     static_label,
     trace_of,
 )
+from gnn_moe.reports.points import Group
 from gnn_moe.reports.rows import LOSS_TEXT
-from gnn_moe.reports.sources import Group
 
 MOST_LAWS = 3
 """Fitted laws that a caption names."""

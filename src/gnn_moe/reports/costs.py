@@ -11,7 +11,7 @@ from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput
 from gnn_moe.model.size import model_size
 from gnn_moe.reports import numbers
-from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.studies.statistics import MeanEstimate, ScalingFit, mean_estimate, scaling_fit
 
 MODEL_FIELDS = ("num_experts", "embed_dim", "num_layers", "gnn_layers")

@@ -28,7 +28,7 @@ from gnn_moe.reports.coupling_questions import ablation_section, similarity_sect
 from gnn_moe.reports.couplings import PointCoupling, Repeat, read_couplings
 from gnn_moe.reports.document import Block, Cell, Column, Figure, Paragraph, Section, Table, Text, spans
 from gnn_moe.reports.marks import number_cell, seed_links
-from gnn_moe.reports.sources import Group
+from gnn_moe.reports.points import Group
 from gnn_moe.studies.drift import LayerDrift
 from gnn_moe.studies.statistics import LEVEL
 

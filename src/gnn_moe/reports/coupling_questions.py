@@ -15,7 +15,7 @@ from gnn_moe.model.folders import SELECTED
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Cell, Code, Column, Paragraph, Section, Table
 from gnn_moe.reports.marks import command_path, evaluations_of, number_cell, seed_links
-from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.studies.ablations import LOSSES, read_ablations
 from gnn_moe.studies.statistics import MeanEstimate, mean_estimate, paired_differences
 

@@ -16,7 +16,7 @@ from gnn_moe.config import COUPLED
 from gnn_moe.errors import BadInput
 from gnn_moe.figures.coupling import CouplingData, coupling_data
 from gnn_moe.reports import numbers
-from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.drift import Drift, read_drift
 from gnn_moe.studies.statistics import LEVEL, Floats, holm

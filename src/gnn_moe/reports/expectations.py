@@ -24,7 +24,7 @@ from gnn_moe.reports.assumed import Assumed, assumed_of
 from gnn_moe.reports.costs import config_of, known_config_of, minutes_of_point
 from gnn_moe.reports.memory import planned_bytes
 from gnn_moe.reports.next_value import scale
-from gnn_moe.reports.sources import Group, Point
+from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.swept import Entry, Swept
 from gnn_moe.reports.tables import slice_of
 from gnn_moe.studies.space import Value, with_values

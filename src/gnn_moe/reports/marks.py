@@ -17,7 +17,7 @@ from typing import Any
 
 from gnn_moe.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILLION
 from gnn_moe.reports.document import Cell, Span
-from gnn_moe.reports.sources import Run
+from gnn_moe.reports.points import Run
 from gnn_moe.run_folder import RunFolder
 
 MOST_MARKED = 10

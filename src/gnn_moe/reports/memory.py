@@ -8,7 +8,7 @@ from gnn_moe.config import RunConfig
 from gnn_moe.plans import plan_memory
 from gnn_moe.reports import numbers
 from gnn_moe.reports.costs import known_config
-from gnn_moe.reports.sources import Group
+from gnn_moe.reports.points import Group
 
 
 @dataclass(frozen=True, kw_only=True)

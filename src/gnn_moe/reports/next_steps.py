@@ -10,9 +10,9 @@ from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragra
 from gnn_moe.reports.expectations import Change, Expectation, expectation_of
 from gnn_moe.reports.insights import edge
 from gnn_moe.reports.marks import number_cell
+from gnn_moe.reports.points import Group
 from gnn_moe.reports.power import MOST_SEEDS, paired_spread, seeds_needed
 from gnn_moe.reports.recommendations import train_command
-from gnn_moe.reports.sources import Group
 from gnn_moe.reports.swept import Swept
 from gnn_moe.reports.tables import anchor_of
 from gnn_moe.studies.statistics import minimum_detectable_difference

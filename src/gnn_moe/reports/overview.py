@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import kind_of, weighed_of
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section, Span, Text
+from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.recommendations import Recommendation, train_command
-from gnn_moe.reports.sources import Group, Point
 from gnn_moe.reports.weighed import Asked
 from gnn_moe.studies.verdicts import Comparison
 

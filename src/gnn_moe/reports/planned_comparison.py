@@ -20,8 +20,8 @@ from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import config_of, known_config_of, minutes_of_point, unsteady
 from gnn_moe.reports.document import Block, Code, Paragraph
 from gnn_moe.reports.memory import Experience, planned_bytes, planned_in_words
+from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.power import paired_spread, seeds_needed
-from gnn_moe.reports.sources import Group, Point
 from gnn_moe.reports.swept import CLOSE
 from gnn_moe.studies.flags import train_words
 from gnn_moe.studies.statistics import LEVEL, minimum_detectable_difference

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from gnn_moe.reports.sources import Group
+from gnn_moe.reports.points import Group
 from gnn_moe.studies.statistics import LEVEL, mean_and_spread, minimum_detectable_difference
 
 MOST_SEEDS = 200

@@ -13,7 +13,7 @@ from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.marks import number_cell
-from gnn_moe.reports.sources import LEAKING, Group, Run
+from gnn_moe.reports.points import LEAKING, Group, Run
 from gnn_moe.run_folder import RunFolder
 
 _UNKNOWN = "not recorded"

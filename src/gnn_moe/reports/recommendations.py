@@ -21,7 +21,7 @@ from gnn_moe.reports.document import Block, Code, Paragraph, Section
 from gnn_moe.reports.insights import MOST_NAMED
 from gnn_moe.reports.memory import Experience, experience_of, planned_in_words
 from gnn_moe.reports.planned_comparison import comparison_blocks
-from gnn_moe.reports.sources import Group, Point
+from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.swept import IN_FLOPS, Efficiency, Ranking, Swept, cost_of, most_efficient, rank
 from gnn_moe.reports.tables import rows_of
 from gnn_moe.studies.flags import train_words

@@ -9,7 +9,7 @@ from gnn_moe.reports import numbers
 from gnn_moe.reports.claims import Judgement, judge, judge_sum
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.insights import insights_of
-from gnn_moe.reports.sources import Group
+from gnn_moe.reports.points import Group
 from gnn_moe.reports.swept import Entry, Swept
 from gnn_moe.studies.presets import seed_baseline
 from gnn_moe.studies.reference import seed_tables

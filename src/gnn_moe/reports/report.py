@@ -13,10 +13,10 @@ from gnn_moe.reports.document import Document, Figure, Paragraph, Section, Text
 from gnn_moe.reports.insights import FIRST_RULES, FURTHER_RULES, Rule
 from gnn_moe.reports.next_steps import next_section
 from gnn_moe.reports.overview import overview_section, with_table
+from gnn_moe.reports.points import Group
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.recommendations import recommend, recommendations_section
 from gnn_moe.reports.reference import reference_sections
-from gnn_moe.reports.sources import Group
 from gnn_moe.reports.swept import Swept
 from gnn_moe.reports.tables import anchor_of, sweep_sections, swept_tables
 from gnn_moe.reports.targets import Target, targets_section

@@ -10,7 +10,7 @@ from functools import cached_property
 from gnn_moe.reports import numbers
 from gnn_moe.reports.costs import sizes_of
 from gnn_moe.reports.document import Cell, Column, Span
-from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.reports.swept import Entry
 from gnn_moe.studies.space import Value
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput
-from gnn_moe.reports.sources import Group, Point, Run
+from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.studies.statistics import MeanEstimate, mean_estimate, paired_differences
 
 LEAST_EPOCHS = 10

@@ -17,10 +17,10 @@ from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Section, Span, Table, Text
 from gnn_moe.reports.insights import Insight, best_value, failures, insights_of, one_seed
 from gnn_moe.reports.interactions import Setting, interactions_of
+from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.reference import reference_blocks
 from gnn_moe.reports.returns import returns_of, why_no_returns
 from gnn_moe.reports.rows import Row, cells, columns
-from gnn_moe.reports.sources import Group, Point
 from gnn_moe.reports.swept import CLOSE, Efficiency, Entry, Ranking, Swept, most_efficient, rank
 from gnn_moe.studies.space import Value, with_values
 

@@ -23,7 +23,7 @@ from gnn_moe.reports.comparable import Protocol
 from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table, Text
 from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.measures import MEASURES, Measured, candidates, measure_number
-from gnn_moe.reports.sources import Group
+from gnn_moe.reports.points import Group
 from gnn_moe.studies.space import Value, values_of
 
 Side = Literal["at_most", "at_least", "below", "above"]

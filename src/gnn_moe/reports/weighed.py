@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table, Text
 from gnn_moe.reports.marks import seed_links
-from gnn_moe.reports.sources import Run
+from gnn_moe.reports.points import Run
 from gnn_moe.studies.evidence import LOG_MINUTES
 from gnn_moe.studies.statistics import Interval, MeanEstimate
 from gnn_moe.studies.verdicts import Comparison, in_words, shortly
