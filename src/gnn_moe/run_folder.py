@@ -21,6 +21,7 @@ from gnn_moe.model.folders import CHECKPOINTS, LAST, read_json
 from gnn_moe.training.record import COUPLING_FILE, METRICS_FILE, SUMMARY_FILE, write_json
 
 LOCK_FILE = ".lock"
+_WAY_OUT = "train the run again with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any] | None:
         """summary.json, or None where the run has not ended."""
-        return read_json(self.summary) if self.summary.exists() else None
+        return read_json(self.summary, way_out=_WAY_OUT) if self.summary.exists() else None
 
     def read_config(self) -> RunConfig:
         """The config that the run was started with.
@@ -78,7 +79,7 @@ class RunFolder:
         Raises:
             BadInput: config.json is damaged.
         """
-        return run_config_from_dict(read_json(self.config))
+        return run_config_from_dict(read_json(self.config, way_out=_WAY_OUT))
 
     def read_environment(self) -> dict[str, Any]:
         """environment.json.
@@ -86,9 +87,9 @@ class RunFolder:
         Raises:
             BadInput: it is damaged.
         """
-        environment = read_json(self.environment)
+        environment = read_json(self.environment, way_out=_WAY_OUT)
         if not {"precision", "data"} <= set(environment):
-            raise BadInput(f"{self.environment}: is damaged (it has no precision and data); use --overwrite")
+            raise BadInput(f"{self.environment}: is damaged (it has no precision and data); {_WAY_OUT}")
         return environment
 
     @contextmanager

@@ -16,8 +16,12 @@ are one.
 """
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, way_out: str = "use another checkpoint") -> dict[str, Any]:
     """The JSON object of a file.
+
+    Args:
+        path: of it.
+        way_out: of who finds it missing or damaged.
 
     Raises:
         BadInput: it is missing or damaged.
@@ -25,9 +29,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); use another checkpoint") from None
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
     except ValueError as error:
-        raise BadInput(f"{path}: is damaged ({error}); use another checkpoint") from None
+        raise BadInput(f"{path}: is damaged ({error}); {way_out}") from None
     if not isinstance(values, dict):
-        raise BadInput(f"{path}: is damaged (not a JSON object); use another checkpoint")
+        raise BadInput(f"{path}: is damaged (not a JSON object); {way_out}")
     return values

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gnn_moe.reports import numbers
 from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
 from gnn_moe.reports.document import Block, Paragraph, Section, Span, spans
 from gnn_moe.reports.marks import seed_links
@@ -97,9 +98,26 @@ def _of_study(group: Group, study: StudyResults) -> Weighed:
         loss=LOSS_IN_WORDS[group.loss_name],
         arms=tuple(_stored_arm(group, cell, points.get(cell["label"])) for cell in found["cells"]),
         questions=tuple(asked),
-        warnings=(*([str(study.values["note"])] if study.values.get("note") else []), *found["notes"]),
+        warnings=(
+            *([str(study.values["note"])] if study.values.get("note") else []),
+            *found["notes"],
+            *_weighed_otherwise(group, found["cells"], points),
+        ),
         notes=tuple(f"{said}." for point in points.values() if (said := unsteady(group, point)) is not None),
     )
+
+
+def _weighed_otherwise(group: Group, cells: Sequence[Mapping[str, Any]], points: Mapping[str, Point]) -> Iterator[str]:
+    """That verdicts rest on other losses than their runs have, as where one was run again since."""
+    for cell in cells:
+        point = points.get(cell["label"])
+        now = {} if point is None else point.by_seed(group.loss_name)
+        changed = [seed for seed, loss in zip(cell["seeds"], cell["losses"], strict=True) if now.get(seed) != loss]
+        if changed:
+            yield (
+                f"{cell['label']}: its verdicts rest on other losses than its runs have now, of seed "
+                f"{numbers.listed(list(map(str, changed)))}; run the comparison again"
+            )
 
 
 def _stored_arm(group: Group, cell: Mapping[str, Any], point: Point | None) -> ArmRow:

@@ -142,6 +142,10 @@ def _unknown(group: Group) -> Iterator[str]:
     ended = [run for run in group.runs if run.is_completed]
     if group.protocol.text is None and len(ended) > 1:
         yield f"Whether all {len(ended)} completed runs evaluated one text: none recorded the fingerprint of its text."
+    doubted = [run for run in group.runs if run.contradiction is not None]
+    if doubted:
+        count = numbers.counted(len(doubted), "run")
+        yield f"Which numbers of {count} hold: study and run folder do not agree, as Protocol says."
     missing = [run for run in group.runs if run.state not in ("completed", "failed")]
     if missing:
         yield f"What {len(missing)} of {len(group.runs)} runs give: they have not ended."

@@ -49,6 +49,8 @@ class Run:
     """The row of study.json, or summary.json: losses, minutes, memory, ...; what is unknown is absent or None."""
     folder: Path | None
     """Its record, where it is on this machine."""
+    contradiction: str | None = None
+    """What that record says otherwise than its study, whose numbers these are."""
 
     @property
     def is_completed(self) -> bool:

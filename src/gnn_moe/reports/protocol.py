@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput
@@ -59,7 +59,7 @@ def protocol_section(group: Group, notes: Iterable[str] = ()) -> Section:
                 _listed("Versions", group.runs, _versions),
             )
         ),
-        *(Paragraph(note, "warning") for note in notes),
+        *(Paragraph(note, "warning") for note in (*notes, *_contradictions(group))),
         *(Paragraph(_twice(same), "warning") for same in group.duplicates),
         Table(caption="All runs", columns=_RUN_COLUMNS, rows=tuple(_row(group, run) for run in group.runs)),
         *(_commands(group)),
@@ -177,11 +177,24 @@ def _twice(same: tuple[Run, ...]) -> str:
     return f"Runs of one point and one seed: {names}. Of them {counts} counts; all are in the table of runs."
 
 
+def _contradictions(group: Group) -> Iterator[str]:
+    """A line for the runs whose folder and study do not agree."""
+    found = [f"{run.name} ({run.contradiction})" for run in group.runs if run.contradiction is not None]
+    if found:
+        more = [f"{len(found) - _NAMED} more, marked below"] if len(found) > _NAMED else []
+        yield (
+            f"Study and run folder do not agree, and the numbers here are the study's: "
+            f"{numbers.listed([*found[:_NAMED], *more])}. What the folders hold now is reported where they are given "
+            "instead of their study."
+        )
+
+
 def _row(group: Group, run: Run) -> tuple[Cell, ...]:
     loss, tokens, minutes = run.number(group.loss_name), run.number("tokens"), minutes_of_run(run)
     causal = {True: "no", False: "YES", None: ""}[run.causal]
     commit = str(run.recorded("git_commit") or "")[:7]
     state = run.state if run.error_class is None else f"{run.state}: {run.error_class}: {run.error_message}"
+    state += "" if run.contradiction is None else ", but its folder says otherwise"
     return (
         Cell(Span(run.name, href=None if run.folder is None else str(run.folder)), run.name),
         Cell(str(run.seed), run.seed),

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.comparable import Protocol, protocols_of, several_in_words
+from gnn_moe.reports.contradictions import contradiction_of
 from gnn_moe.reports.numbers import numeric
-from gnn_moe.reports.points import FAILED, LEAKING, Group, Point, Run, loss_name_of
+from gnn_moe.reports.points import COMPLETED, FAILED, LEAKING, Group, Point, Run, loss_name_of
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.outcomes import selected_evaluation
 from gnn_moe.studies.results import STUDY_FILE, StudyResults, load
@@ -49,7 +50,7 @@ def read_sources(paths: Iterable[str | Path], *, grouped: bool = False) -> tuple
             studies.append(study)
             found, said = _runs_of_study(study)
             runs += found
-            notes += said
+            notes += [*said, *_unlisted(study, paths)]
         else:
             try:
                 runs.append(_run_of_folder(folder))
@@ -100,6 +101,20 @@ def _folders(paths: Iterable[str | Path]) -> list[Path]:
     return list(found.values())
 
 
+def _unlisted(study: StudyResults, given: Iterable[str | Path]) -> list[str]:
+    """A line for the run folders in that of a study which study.json does not list, unless they were given too."""
+    listed = {study.run_folder(trial).name for trial in study.trials if trial["run_dir"]}
+    elsewhere = {Path(path).resolve() for path in given}
+    found = [
+        str(folder)
+        for folder in sorted(study.path.iterdir())
+        if folder.name not in listed and folder.resolve() not in elsewhere and _holds_record(folder)
+    ]
+    if not found:
+        return []
+    return [f"{', '.join(found)}: not listed in {study.path / STUDY_FILE}, so left out; give them too to report them"]
+
+
 def _holds_record(folder: Path) -> bool:
     """Or what is left of one: a run that lost a file is named, not passed over."""
     files = RunFolder(folder)
@@ -108,11 +123,14 @@ def _holds_record(folder: Path) -> bool:
 
 def _runs_of_study(study: StudyResults) -> tuple[list[Run], list[str]]:
     at_rest = values_of(study.baseline)
-    runs, notes = [], []
+    runs, notes, absent = [], [], []
     for trial in study.trials:
         folder = study.run_folder(trial) if trial["run_dir"] else None
         if folder is not None and not RunFolder(folder).is_begun():
-            notes += [f"{folder}: has no config.json, so nothing of it is read"] if _holds_record(folder) else []
+            if _holds_record(folder):
+                notes.append(f"{folder}: has no config.json, so nothing of it is read")
+            elif trial["state"] == COMPLETED:
+                absent.append(trial["name"])
             folder = None
         changes = {**trial["params"], "seed": trial["seed"]}
         try:
@@ -121,21 +139,26 @@ def _runs_of_study(study: StudyResults) -> tuple[list[Run], list[str]]:
             config = None
             if folder is not None:
                 notes.append(str(error))
+        wanted = at_rest | changes
         runs.append(
             Run(
                 name=trial["name"],
                 study=str(study.values["study"]),
                 arm=trial["arm"],
                 seed=trial["seed"],
-                settings=at_rest | changes,
+                settings=wanted,
                 config=config,
                 state=trial["state"],
                 error_class=trial["error_class"],
                 error_message=trial["error_message"],
                 values=trial,
                 folder=folder,
+                contradiction=None if folder is None else contradiction_of(trial, wanted, RunFolder(folder)),
             )
         )
+    # None at all is a study whose runs are on another machine.
+    if absent and any(run.folder is not None for run in runs):
+        notes.append(f"{', '.join(absent)}: the run folder is not here, so the numbers of study.json stand alone")
     return runs, notes
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gnn_moe.checks import is_number
-from gnn_moe.config import run_config_from_dict
 from gnn_moe.errors import BadInput
-from gnn_moe.model.folders import read_json
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.failures import Failure
 from gnn_moe.training.record import read_metrics
@@ -104,7 +102,7 @@ def outcome_of(folder: RunFolder, failure: Failure | None, *, pruned: bool = Fal
         BadInput: the run was completed and its files are damaged.
     """
     try:
-        numbers = _numbers(folder)
+        numbers = numbers_of(folder)
     except BadInput:
         if failure is None:
             raise
@@ -130,13 +128,19 @@ def micro_batch_of(folder: RunFolder) -> int | None:
     """
     if not folder.is_begun():
         return None
-    return run_config_from_dict(read_json(folder.config)).training.rows_at_once
+    return folder.read_config().training.rows_at_once
 
 
-def _numbers(folder: RunFolder) -> dict[str, Any]:
+def numbers_of(folder: RunFolder) -> dict[str, Any]:
+    """The fields of an `Outcome` that a run folder holds, None where it does not.
+
+    Raises:
+        BadInput: its files are damaged.
+    """
     summary = folder.read_summary() or {}
     numbers: dict[str, Any] = {name: summary.get(name) for name in _FROM_SUMMARY}
-    return numbers | {"micro_batch_size": micro_batch_of(folder)} | selected_evaluation(folder)
+    selected = dict.fromkeys(("selected_step", "reported_loss")) | selected_evaluation(folder)
+    return numbers | {"micro_batch_size": micro_batch_of(folder)} | selected
 
 
 def selected_evaluation(folder: RunFolder) -> dict[str, Any]:

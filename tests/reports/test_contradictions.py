@@ -1,0 +1,141 @@
+"""A study whose numbers are not those of the run folders that its report links to: said by name, never passed over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gnn_moe.cli import main
+from gnn_moe.errors import BadInput
+from gnn_moe.reports.arms import arms_section
+from gnn_moe.reports.protocol import protocol_section
+from gnn_moe.reports.sources import read_sources
+from tests.reports import golden
+from tests.reports.made_runs import tables, words
+
+KEPT = golden.ROOT / "results" / "wikitext2"
+RUN = "num_experts=8,seed=42-0e5bf0"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return shutil.copytree(KEPT / "study-experts", tmp_path / "study-experts")
+
+
+def change(file: Path, *names: str, value: Any) -> None:
+    """A value of a JSON file, under some keys, one in the other."""
+    values = inside = json.loads(file.read_text(encoding="utf-8"))
+    for name in names[:-1]:
+        inside = inside[name]
+    inside[names[-1]] = value
+    file.write_text(json.dumps(values), encoding="utf-8")
+
+
+def first_row_nudged(file: Path) -> None:
+    """The evaluation that was reported gets another loss."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        if row["kind"] == "eval":
+            row["reported_loss"] += 1
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+CASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "another loss": (
+        lambda run: change(run / "summary.json", "best_eval_loss", value=4.25),
+        " and 4.25 in its folder",
+    ),
+    "a loss that is no number": (
+        lambda run: change(run / "summary.json", "best_eval_loss", value=float("nan")),
+        " and nan in its folder",
+    ),
+    "a run that failed since": (
+        lambda run: change(run / "summary.json", "status", value="failed"),
+        "the status of its summary.json is 'failed'",
+    ),
+    "other settings": (
+        lambda run: change(run / "config.json", "training", "learning_rate", value=0.25),
+        "learning_rate is 0.001 in study.json and 0.25 in its folder",
+    ),
+    "no summary": (lambda run: (run / "summary.json").unlink(), "its summary.json is missing"),
+    "a cut summary": (lambda run: (run / "summary.json").write_text('{"sta'), "train the run again with --overwrite"),
+    "empty metrics": (lambda run: (run / "metrics.jsonl").write_text(""), "selected_step is "),
+    "other metrics": (lambda run: first_row_nudged(run / "metrics.jsonl"), "reported_loss is "),
+    "metrics of no text": (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\n"), "is not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_run_folder_says_otherwise_is_named(case: str, study: Path) -> None:
+    damage, message = CASES[case]
+    damage(study / RUN)
+    (group,), notes = read_sources([study])
+    found = {run.folder.name: run.contradiction for run in group.runs if run.folder and run.contradiction}
+    assert list(found) == [RUN]
+    assert message in found[RUN]
+    section = protocol_section(group, notes)
+    (said,) = [line for line in words(section).splitlines() if line.startswith("Study and run folder do not agree")]
+    assert RUN in said
+    assert message in said
+    states = {row[0]: row[2] for row in tables(section)["All runs"]}
+    assert sum(state == "completed" for state in states.values()) == 3
+    assert states[RUN] == "completed, but its folder says otherwise"
+
+
+def test_a_study_that_agrees_with_its_folders_is_not_doubted() -> None:
+    for name in golden.STUDIES:
+        (group,), notes = read_sources([KEPT / name])
+        assert notes == []
+        assert [run.contradiction for run in group.runs] == [None] * len(group.runs)
+        assert "rest on other losses" not in words(arms_section(group))
+
+
+def test_the_first_page_says_that_a_record_is_doubted(study: Path, tmp_path: Path) -> None:
+    change(study / RUN / "summary.json", "best_eval_loss", value=4.25)
+    assert main(["report", str(study), "--output", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    first = page[page.index("## In one minute") : page.index("## Swept parameters")]
+    assert "Which numbers of 1 run hold: study and run folder do not agree, as Protocol says." in first
+
+
+def test_a_run_folder_that_no_study_lists_is_named(study: Path) -> None:
+    """Until it is given too: then it stands beside the one that it is a copy of."""
+    copy = shutil.copytree(study / RUN, study / "a copy")
+    (group,), (note,) = read_sources([study])
+    assert note == f"{copy}: not listed in {study / 'study.json'}, so left out; give them too to report them"
+    assert group.duplicates == ()
+    (group,), notes = read_sources([study, copy])
+    assert notes == []
+    assert [run.name for run in group.duplicates[0]] == ["a copy", RUN]
+
+
+def test_a_run_folder_that_is_gone_is_named(study: Path) -> None:
+    """Which text it evaluated is then not known either, so that its loss compares with no other."""
+    shutil.rmtree(study / RUN)
+    said = f"{RUN}: the run folder is not here, so the numbers of study.json stand alone"
+    with pytest.raises(BadInput, match=f"of 2 protocols, .*{said}"):
+        read_sources([study])
+    groups, notes = read_sources([study], grouped=True)
+    assert notes == [said]
+    assert [[run.name for run in group.runs] for group in groups][1] == [RUN]
+
+
+def test_verdicts_that_rest_on_other_losses_are_doubted(tmp_path: Path) -> None:
+    study = shutil.copytree(KEPT / "study-comparison", tmp_path / "study-comparison")
+    change(study / "study.json", "trials", value=_with_another_loss(study, arm="mean", seed=2))
+    (group,), _ = read_sources([study])
+    (said,) = [line for line in words(arms_section(group)).splitlines() if "rest on other losses" in line]
+    assert said.startswith("mean: its verdicts rest on other losses than its runs have now, of seed 2;")
+
+
+def _with_another_loss(study: Path, *, arm: str, seed: int) -> list[dict[str, Any]]:
+    trials: list[dict[str, Any]] = json.loads((study / "study.json").read_text(encoding="utf-8"))["trials"]
+    for trial in trials:
+        if (trial["arm"], trial["seed"]) == (arm, seed):
+            trial["reported_loss"] += 0.5
+    return trials
