@@ -20,6 +20,7 @@ import numpy as np
 from gnn_moe.reports import numbers
 from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
 from gnn_moe.reports.document import Block, Paragraph, Section, Span, spans
+from gnn_moe.reports.kinds import besides_coupler, kind_of
 from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.reports.rows import LOSS_IN_WORDS
@@ -29,22 +30,6 @@ from gnn_moe.studies.results import StudyResults
 from gnn_moe.studies.statistics import mean_estimate
 from gnn_moe.studies.verdicts import Arm, Comparison, compare, compare_pairs, comparison_from
 
-KINDS = ("architecture", "coupler_type")
-"""Fields whose values are arms where nothing else differs."""
-FOLLOWS = (
-    "static_hyperedge_strategy",
-    "hgnn_learnable_edge_weights",
-    "hgnn_conv_type",
-    "hgnn_content_gates",
-    "hyperedges",
-    "match",
-    "router_top_k",
-    "load_balancing_weight",
-    "router_z_weight",
-)
-"""Fields that go with a coupler or an architecture: others have no use for them."""
-_BUDGETED = "max_steps"
-"""The field that the budget of a comparison gives each arm; elsewhere it is a setting like others."""
 _FIRST = "GNN"
 """What others are held against, where it is among them."""
 _SEED = 0
@@ -232,22 +217,9 @@ def alike_but_for_coupler(group: Group) -> list[list[Point]]:
     return [points for points in alike.values() if len({kind_of(point) for point in points}) > 1]
 
 
-def besides_coupler(point: Point) -> list[tuple[str, object]]:
-    """The settings of a point that its coupler does not explain, nor the budget of its comparison."""
-    explained = (*KINDS, *FOLLOWS, *((_BUDGETED,) if point.arm is not None else ()))
-    return sorted((name, value) for name, value in point.settings.items() if name not in explained)
-
-
 def _is_compared(group: Group, point: Point) -> bool:
     weighed = {study.values["study"] for study in group.studies if study.values["comparison"]}
     return any(run.study in weighed for run in point.runs)
-
-
-def kind_of(point: Point) -> str:
-    """Its coupler, or the architecture of a control that has none."""
-    settings = point.runs[0].settings
-    coupled = settings["architecture"] == "coupled"
-    return str(settings["coupler_type"] if coupled else settings["architecture"])
 
 
 def _ordered(points: Sequence[Point]) -> list[Point]:

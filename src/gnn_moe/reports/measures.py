@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
-from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.costs import unsteady
 from gnn_moe.reports.couplings import read_couplings
+from gnn_moe.reports.kinds import besides_coupler, kind_of
 from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, RunCurve, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.studies.drift import read_drift

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gnn_moe.reports import numbers
-from gnn_moe.reports.arms import kind_of, weighed_of
+from gnn_moe.reports.arms import weighed_of
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section, Span, Text
-from gnn_moe.reports.points import Group, Point
+from gnn_moe.reports.kinds import CONTROLS, control_of
+from gnn_moe.reports.points import Group
 from gnn_moe.reports.recommendations import Recommendation, train_command
 from gnn_moe.reports.weighed import Asked
 from gnn_moe.studies.verdicts import Comparison
@@ -20,14 +21,6 @@ from gnn_moe.studies.verdicts import Comparison
 _LINES = 5
 _MOST_VERDICTS = 3
 """Comparisons with a verdict that stand before anything else."""
-_CONTROLS = {
-    "mean": "experts that exchange nothing (--coupler_type mean)",
-    "attention": "softmax attention among experts (--coupler_type attention)",
-    "sinkhorn": "a doubly stochastic mix of experts (--coupler_type sinkhorn)",
-    "dense, parameters": "a dense model of equal size (--architecture dense)",
-    "dense, flops": "a dense model of equal FLOPs (--architecture dense --match flops)",
-    "top_k": "a sparse mixture of equal FLOPs (--architecture top_k)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +151,6 @@ def _unknown(group: Group) -> Iterator[str]:
     if unasked:
         count = numbers.counted(len(unasked), "checkpoint")
         yield f"Whether {count} can see the future: made by a version that did not ask."
-    run = {_control_of(point) for point in group.points}
-    if absent := [said for kind, said in _CONTROLS.items() if kind not in run]:
+    run = {control_of(point) for point in group.points}
+    if absent := [control.with_flags for control in CONTROLS if control.key not in run]:
         yield f"Whether coupling is what helps: no run here is of {', of '.join(absent)}."
-
-
-def _control_of(point: Point) -> str:
-    """Its key in `_CONTROLS`, if it is one."""
-    kind = kind_of(point)
-    return f"{kind}, {point.runs[0].settings['match']}" if kind == "dense" else kind

@@ -15,10 +15,10 @@ import numpy as np
 from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.model.size import model_size
 from gnn_moe.reports import numbers
-from gnn_moe.reports.arms import besides_coupler, kind_of
 from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import config_of, known_config_of, minutes_of_point, unsteady
 from gnn_moe.reports.document import Block, Code, Paragraph
+from gnn_moe.reports.kinds import besides_coupler, kind_of
 from gnn_moe.reports.memory import Experience, planned_bytes, planned_in_words
 from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.power import paired_spread, seeds_needed

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gnn_moe.reports.arms import KINDS, alike_but_for_coupler, arms_section
+from gnn_moe.reports.arms import alike_but_for_coupler, arms_section
 from gnn_moe.reports.convergence import convergence_section
 from gnn_moe.reports.cost import cost_section
 from gnn_moe.reports.coupling import coupling_section
 from gnn_moe.reports.document import Document, Figure, Paragraph, Section, Text
 from gnn_moe.reports.insights import FIRST_RULES, FURTHER_RULES, Rule
+from gnn_moe.reports.kinds import KINDS
 from gnn_moe.reports.next_steps import next_section
 from gnn_moe.reports.overview import overview_section, with_table
 from gnn_moe.reports.points import Group
