@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gnn_moe.reports import numbers
+from gnn_moe.reports.controls import Contestant, against_controls
 from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
 from gnn_moe.reports.document import Block, Paragraph, Section, Span, spans
 from gnn_moe.reports.kinds import besides_coupler, kind_of
@@ -75,13 +76,20 @@ def _of_study(group: Group, study: StudyResults) -> Weighed:
         verdicts = tuple(map(comparison_from, each["verdicts"]))
         question = Asked(asks=each["asks"], unit=each["unit"], verdicts=verdicts)
         asked.append(_timed(group, question, points) if question.of_ratio else question)
+    contestants = {
+        cell["label"]: Contestant(arm=_cell_arm(cell), point=points[cell["label"]])
+        for cell in found["cells"]
+        if cell["label"] in points
+    }
+    arms = tuple(_stored_arm(group, cell, points.get(cell["label"])) for cell in found["cells"])
+    asked = _with_controls(asked, contestants, arms, first=str(comparison["first"]))
     asked = [dataclasses.replace(question, runs=_links(points)) for question in asked]
     return Weighed(
         title=f"Comparison {name}",
         anchor=f"arms-{_slug(name)}",
         how=f"Equal {comparison['budget']}; {comparison['first']} is what the others are held against.",
         loss=LOSS_IN_WORDS[group.loss_name],
-        arms=tuple(_stored_arm(group, cell, points.get(cell["label"])) for cell in found["cells"]),
+        arms=arms,
         questions=tuple(asked),
         warnings=(
             *([str(study.values["note"])] if study.values.get("note") else []),
@@ -90,6 +98,21 @@ def _of_study(group: Group, study: StudyResults) -> Weighed:
         ),
         notes=tuple(f"{said}." for point in points.values() if (said := unsteady(group, point)) is not None),
     )
+
+
+def _cell_arm(cell: Mapping[str, Any]) -> Arm:
+    return Arm(name=cell["label"], seeds=tuple(cell["seeds"]), losses=tuple(cell["losses"]))
+
+
+def _with_controls(
+    asked: Sequence[Asked], contestants: Mapping[str, Contestant], arms: Sequence[ArmRow], *, first: str
+) -> list[Asked]:
+    """The questions of a comparison, that of losses first, and after it those of what controls tell."""
+    losses = dataclasses.replace(asked[0], is_of_arms=True)
+    tried = losses.verdicts[0].configurations_tried
+    of_arms = [losses, *against_controls(contestants, first=first, configurations_tried=tried)]
+    flops = {arm.label: arm.flops for arm in arms if arm.flops is not None}
+    return [*(dataclasses.replace(each, flops=flops) for each in of_arms), *asked[1:]]
 
 
 def _weighed_otherwise(group: Group, cells: Sequence[Mapping[str, Any]], points: Mapping[str, Point]) -> Iterator[str]:
@@ -125,7 +148,11 @@ def _stored_arm(group: Group, cell: Mapping[str, Any], point: Point | None) -> A
 def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
     """The same of runs that no study compared."""
     losses = _compared(group, points)
-    named = {arm.name: point for arm, point in zip(_arms(group, points), _ordered(points), strict=True)}
+    contestants = {
+        arm.name: Contestant(arm=arm, point=point)
+        for arm, point in zip(_arms(group, points), _ordered(points), strict=True)
+    }
+    named = {name: each.point for name, each in contestants.items()}
     asked = [Asked(asks="Which has the lower loss?", unit="nats a token", verdicts=losses)]
     curves, missing = {}, []
     for name, point in named.items():
@@ -142,13 +169,15 @@ def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
         verdicts = compare_pairs(pairs, configurations_tried=max(len(group.points), len(named)), generator=generator)
         question = Asked(asks="Which reaches one loss sooner?", unit=LOG_MINUTES, verdicts=verdicts)
         asked.append(_timed(group, question, named))
+    arms = tuple(_loose_arm(group, name, point) for name, point in named.items())
+    asked = _with_controls(asked, contestants, arms, first=first)
     asked = [dataclasses.replace(question, runs=_links(named)) for question in asked]
     return Weighed(
         title=", ".join(named),
         anchor=f"arms-runs-{number}",
         how=f"Runs that differ in nothing but their coupler; {first} is what the others are held against.",
         loss=LOSS_IN_WORDS[group.loss_name],
-        arms=tuple(_loose_arm(group, name, point) for name, point in named.items()),
+        arms=arms,
         questions=tuple(asked),
         warnings=tuple(missing),
         notes=tuple(f"{said}." for point in named.values() if (said := unsteady(group, point)) is not None),
@@ -262,8 +291,13 @@ class Undecided:
 
 
 def undecided(group: Group) -> Iterator[Undecided]:
-    """The comparisons of losses without a verdict, where the seeds differ."""
-    for each in (verdict for found in weighed_of(group) for verdict in found.questions[0].verdicts):
+    """The comparisons of losses without a verdict, where the seeds differ; a pair once."""
+    seen = set()
+    for each in (verdict for found in weighed_of(group) for asked in found.questions for verdict in asked.of_arms):
+        pair = frozenset((each.arm, each.baseline))
+        if pair in seen:
+            continue
+        seen.add(pair)
         if each.verdict == "no evidence" and each.mean_difference and each.spread:
             yield Undecided(
                 arm=each.arm,

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table, Text
 from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.points import Run
+from gnn_moe.reports.swept import SAME_COST
 from gnn_moe.studies.evidence import LOG_MINUTES
 from gnn_moe.studies.statistics import Interval, MeanEstimate
 from gnn_moe.studies.verdicts import Comparison, in_words, shortly
@@ -79,6 +80,17 @@ class Asked:
     """By arm, where minutes are asked about: that its seeds ran at different speeds."""
     runs: Mapping[str, Mapping[int, Run]] = field(default_factory=dict)
     """By arm and seed: whose records verdicts link to."""
+    is_of_arms: bool = False
+    """Whether it is about the losses of arms as they were trained: what a report leads with."""
+    flops: Mapping[str, float] = field(default_factory=dict)
+    """By arm, where losses of arms are asked about: training FLOPs, mean over seeds."""
+    how: str = ""
+    """What a reader must know of how it was weighed."""
+
+    @property
+    def of_arms(self) -> tuple[Comparison, ...]:
+        """Its verdicts, where they are of arms as they were trained."""
+        return self.verdicts if self.is_of_arms else ()
 
     @property
     def of_ratio(self) -> bool:
@@ -89,7 +101,15 @@ class Asked:
         """A verdict in words, whole or for the first page, with what makes its minutes doubtful."""
         said = (shortly if short else in_words)(found, of_ratio=self.of_ratio)
         doubts = [self.busy[name] for name in (found.arm, found.baseline) if name in self.busy]
-        return f"{'; '.join((said, *doubts))}."
+        return f"{'; '.join((said, *doubts, *self._unequal(found)))}."
+
+    def _unequal(self, found: Comparison) -> Iterator[str]:
+        """That an arm which is better or worse was trained with more work, or with less."""
+        arm, baseline = self.flops.get(found.arm), self.flops.get(found.baseline)
+        if found.verdict == "no evidence" or not arm or not baseline:
+            return
+        if max(arm, baseline) > SAME_COST * min(arm, baseline):
+            yield f"{found.arm} took {numbers.ratio(arm / baseline)} times the training FLOPs of {found.baseline}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +166,7 @@ def _question(asked: Asked, anchor: str) -> Section:
     row, columns = (_ratio_row, _RATIO_COLUMNS) if asked.of_ratio else (_pair_row, _PAIR_COLUMNS)
     caption = f"{asked.asks} ({'minutes' if asked.of_ratio else asked.unit})"
     blocks: tuple[Block, ...] = (
+        *((Paragraph(asked.how),) if asked.how else ()),
         Bullets(tuple(asked.sentence(each) for each in asked.verdicts)),
         Table(caption=caption, columns=columns, rows=tuple(row(asked, each) for each in asked.verdicts)),
     )

@@ -1,0 +1,117 @@
+"""Couplers held against controls that were run with them: made-up runs with known answers, and the kept comparison."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gnn_moe.reports.arms import arms_section, undecided, weighed_of
+from gnn_moe.reports.overview import overview_section
+from gnn_moe.reports.sources import read_sources
+from gnn_moe.reports.weighed import Asked
+from tests.reports import golden
+from tests.reports.made_runs import group_of, tables, words, write_run
+
+LOSSES = {"GNN": 5.0, "HGNN": 4.9, "attention": 5.0, "mean": 5.0, "dense": 5.0}
+NOTHING = "Which has a lower loss than experts that exchange nothing?"
+
+
+def loss_of(kind: str, seed: int) -> float:
+    """Seeds lie 0.1 apart; of each a kind has some thousandths of its own."""
+    return LOSSES[kind] + 0.1 * seed + 0.004 * float(np.random.default_rng([*map(ord, kind), seed]).normal())
+
+
+def write_kinds(folder: Path, *kinds: str, seeds: int = 5) -> None:
+    for kind in kinds:
+        settings: dict[str, Any] = {"architecture": kind} if kind == "dense" else {"coupler_type": kind}
+        for seed in range(1, seeds + 1):
+            loss = loss_of(kind, seed)
+            write_run(folder / f"{kind}-{seed}", seed=seed, loss=loss, **settings)
+
+
+def questions(folder: Path) -> dict[str, Asked]:
+    (weighed,) = weighed_of(group_of(folder))
+    return {asked.asks: asked for asked in weighed.questions if asked.is_of_arms}
+
+
+def test_every_coupler_is_held_against_experts_that_exchange_nothing(tmp_path: Path) -> None:
+    """HGNN gives 0.1 and is found; GNN and attention give nothing. Their p values are those of SciPy, Holm by hand."""
+    write_kinds(tmp_path, "GNN", "HGNN", "attention", "mean")
+    found = {each.arm: each for each in questions(tmp_path)[NOTHING].verdicts}
+    assert {name: each.verdict for name, each in found.items()} == {
+        "GNN": "no evidence",
+        "HGNN": "better",
+        "attention": "no evidence",
+    }
+    assert {each.baseline for each in found.values()} == {"mean"}
+    seeds = range(1, 6)
+    mean = [loss_of("mean", seed) for seed in seeds]
+    p = {name: stats.ttest_rel([loss_of(name, seed) for seed in seeds], mean).pvalue for name in found}
+    assert found["HGNN"].p_value == pytest.approx(p["HGNN"])
+    assert found["HGNN"].holm_p_value == pytest.approx(3 * p["HGNN"])
+    (row,) = [row for row in tables(arms_section(group_of(tmp_path)))[f"{NOTHING} (nats a token)"] if row[0] == "HGNN"]
+    assert row[1] == "mean"
+
+
+def test_a_graph_is_held_against_other_controls_and_they_are_not(tmp_path: Path) -> None:
+    write_kinds(tmp_path, "GNN", "HGNN", "attention", "mean", "dense")
+    found = {asks: [each.arm for each in asked.verdicts] for asks, asked in questions(tmp_path).items()}
+    assert found == {
+        "Which has the lower loss?": ["HGNN", "attention", "mean", "dense"],
+        NOTHING: ["GNN", "HGNN", "attention"],
+        "Which has a lower loss than softmax attention among experts?": ["GNN", "HGNN"],
+        "Which has a lower loss than a dense model of equal size?": ["GNN", "HGNN"],
+    }
+
+
+@pytest.mark.parametrize("kinds", [("GNN", "mean"), ("HGNN", "mean"), ("GNN", "HGNN")])
+def test_nothing_is_asked_twice(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    write_kinds(tmp_path, *kinds)
+    assert list(questions(tmp_path)) == ["Which has the lower loss?"]
+
+
+def test_a_pair_without_a_verdict_is_told_once(tmp_path: Path) -> None:
+    """GNN against mean and mean against GNN are one pair, on the first page and in what to try next."""
+    write_kinds(tmp_path, "GNN", "HGNN", "mean")
+    group = group_of(tmp_path)
+    pairs = [frozenset((each.arm, each.baseline)) for each in undecided(group)]
+    assert pairs == [frozenset(("GNN", "mean"))]
+    said = words(overview_section(group, (), []))
+    assert "HGNN is better than mean" in said
+    assert len([line for line in said.splitlines() if "No evidence" in line and "minutes" not in line]) == 1
+
+
+def test_a_verdict_says_what_more_it_was_trained_with(tmp_path: Path) -> None:
+    write_kinds(tmp_path, "GNN", "HGNN", "mean")
+    asked = questions(tmp_path)[NOTHING]
+    better, other = sorted(asked.verdicts, key=lambda each: each.arm == "GNN")
+    ratio = asked.flops["HGNN"] / asked.flops["mean"]
+    assert ratio > 1.01
+    assert asked.sentence(better).endswith(f"; HGNN took {ratio:.2f} times the training FLOPs of mean.")
+    assert "training FLOPs" not in asked.sentence(other)
+
+
+def test_the_kept_comparison_is_held_against_its_control(tmp_path: Path) -> None:
+    """By the losses of its run folders; and not against a control that differs in another setting too."""
+    study = shutil.copytree(golden.ROOT / "results" / "wikitext2" / "study-comparison", tmp_path / "study-comparison")
+    (group,), _ = read_sources([study])
+    (weighed,) = weighed_of(group)
+    (asked,) = [each for each in weighed.questions if each.asks == NOTHING]
+    losses = {point.label: point.by_seed("reported_loss") for point in group.points}
+    for found in asked.verdicts:
+        ours, control = losses[found.arm], losses["mean"]
+        p = stats.ttest_rel([ours[seed] for seed in sorted(ours)], [control[seed] for seed in sorted(control)]).pvalue
+        assert found.p_value == pytest.approx(p)
+    values = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    for trial in values["trials"]:
+        trial["params"] |= {"gnn_layers": 1} if trial["arm"] == "mean" else {}
+    (study / "study.json").write_text(json.dumps(values), encoding="utf-8")
+    (group,), _ = read_sources([study])
+    (weighed,) = weighed_of(group)
+    assert NOTHING not in [each.asks for each in weighed.questions]
