@@ -108,7 +108,7 @@ def test_one_seed_is_only_the_lowest_and_links_lead_to_its_run(tmp_path: Path) -
     assert words(rows[2]["95 % interval"]) == "one seed"
     for name in ("Seeds", "Eval loss", "Perplexity", "Training time (min)", "Peak memory (GiB)"):
         assert links(rows[0][name]) == [str(tmp_path)]
-    assert any("with one seed" in note for note in map(str, table.notes))
+    assert any("fewer than two seeds in common" in note for note in map(str, table.notes))
     assert re.fullmatch(r"−0\.\d{4} a doubling of FLOPs", words(rows[2]["For its cost"]))
 
 

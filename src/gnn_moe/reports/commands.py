@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
+
+from gnn_moe.config import OutputConfig, RunConfig
+from gnn_moe.studies.flags import train_words
 
 _WIDTH = 100
 
@@ -22,3 +26,8 @@ def command(words: Sequence[str]) -> str:
         else:
             lines[-1] = f"{lines[-1]} {text}" if lines[-1] else text
     return " \\\n".join(lines)
+
+
+def train_command(config: RunConfig) -> str:
+    """The command of a run, without where it was written."""
+    return command(["gnn-moe", "train", *train_words(dataclasses.replace(config, output=OutputConfig()))])

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import undecided
+from gnn_moe.reports.commands import train_command
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.expectations import Change, Expectation, expectation_of
 from gnn_moe.reports.insights import edge
 from gnn_moe.reports.marks import number_cell
 from gnn_moe.reports.points import Group
 from gnn_moe.reports.power import MOST_SEEDS, paired_spread, seeds_needed
-from gnn_moe.reports.recommendations import train_command
 from gnn_moe.reports.swept import Swept
 from gnn_moe.reports.tables import anchor_of
 from gnn_moe.studies.statistics import minimum_detectable_difference

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import weighed_of
+from gnn_moe.reports.commands import train_command
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section, Span, Text
 from gnn_moe.reports.kinds import CONTROLS, control_of
 from gnn_moe.reports.points import Group
-from gnn_moe.reports.recommendations import Recommendation, train_command
+from gnn_moe.reports.recommendations import Recommendation
 from gnn_moe.reports.weighed import Asked
 from gnn_moe.studies.verdicts import Comparison
 

@@ -16,13 +16,13 @@ from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.model.size import model_size
 from gnn_moe.reports import numbers
 from gnn_moe.reports.commands import command
-from gnn_moe.reports.costs import config_of, known_config_of, minutes_of_point, unsteady
+from gnn_moe.reports.costs import config_of, flops_of_run, known_config_of, minutes_of_point, unsteady
 from gnn_moe.reports.document import Block, Code, Paragraph
 from gnn_moe.reports.kinds import besides_coupler, kind_of
 from gnn_moe.reports.memory import Experience, planned_bytes, planned_in_words
 from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.power import paired_spread, seeds_needed
-from gnn_moe.reports.swept import CLOSE
+from gnn_moe.reports.swept import CLOSE, SAME_COST
 from gnn_moe.studies.flags import train_words
 from gnn_moe.studies.statistics import LEVEL, minimum_detectable_difference
 from gnn_moe.studies.verdicts import Arm, Comparison, compare
@@ -63,9 +63,9 @@ def comparison_blocks(point: Point, group: Group, known: Experience) -> list[Blo
 
 
 def _arms(group: Group, point: Point, config: RunConfig) -> Mapping[str, RunConfig]:
-    """Configs by coupler: GNN and HGNN, and the control where this configuration has no run of it."""
+    """Configs by coupler: GNN and HGNN, and the control where it was not run with as many FLOPs as this one."""
     names = ["GNN", "HGNN"]
-    if not any(_is_like(each, point, _CONTROL) for each in group.points):
+    if not any(_is_like(each, point, _CONTROL) and _is_as_long(each, point) for each in group.points):
         names.append(_CONTROL)
     return {name: _with_coupler(config, name) for name in names}
 
@@ -80,6 +80,15 @@ def _with_coupler(config: RunConfig, coupler: str) -> RunConfig:
 def _is_like(each: Point, point: Point, coupler: str) -> bool:
     """Whether a point has a loss, this coupler, and else the settings of another."""
     return bool(each.completed) and kind_of(each) == coupler and besides_coupler(each) == besides_coupler(point)
+
+
+def _is_as_long(each: Point, point: Point) -> bool:
+    """Whether two points took as many training FLOPs; what is not known is taken to."""
+    costs = [{flops for run in one.counted if (flops := flops_of_run(run)) is not None} for one in (each, point)]
+    if not all(costs):
+        return True
+    ours, theirs = (sum(found) / len(found) for found in costs)
+    return max(ours, theirs) <= SAME_COST * min(ours, theirs)
 
 
 def _run_of(group: Group, point: Point, arm: RunConfig) -> Point | None:

@@ -3,7 +3,8 @@
 Three kinds, as the seed has them:
 
 - performance: the lowest mean loss;
-- efficiency: by `swept.most_efficient`, the rule of all tables, over all points;
+- efficiency: by `swept.most_efficient`, the rule of all tables, over all points; what else the Pareto front has for
+  less is shown with what it gives up;
 - comparison: the performance point with GNN, with HGNN and without coupling, in `planned_comparison.py`.
 """
 
@@ -13,9 +14,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.reports import numbers
-from gnn_moe.reports.commands import command
+from gnn_moe.reports.cheaper import cheaper_blocks
+from gnn_moe.reports.commands import train_command
 from gnn_moe.reports.costs import config_of, known_config_of, minutes_in_words, unsteady
 from gnn_moe.reports.document import Block, Code, Paragraph, Section
 from gnn_moe.reports.insights import MOST_NAMED
@@ -24,7 +25,6 @@ from gnn_moe.reports.planned_comparison import comparison_blocks
 from gnn_moe.reports.points import Group, Point
 from gnn_moe.reports.swept import IN_FLOPS, Efficiency, Ranking, Swept, cost_of, most_efficient, rank
 from gnn_moe.reports.tables import rows_of
-from gnn_moe.studies.flags import train_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ def recommendations_section(group: Group, *sections: Section) -> Section:
     for each in found:
         blocks += _shown(each, group, known)
     if found:
+        points, table = _all_points(group)
+        blocks += cheaper_blocks(points, table, rank(table), [each.point for each in found])
         blocks += comparison_blocks(found[0].point, group, known)
     else:
         blocks.append(Paragraph("No completed run has a loss, so nothing is recommended.", "note"))
@@ -59,13 +61,10 @@ def recommendations_section(group: Group, *sections: Section) -> Section:
 
 def recommend(group: Group) -> tuple[Recommendation, ...]:
     """Performance first, then efficiency where that is another point."""
-    points = [point for point in group.points if point.mean(group.loss_name) is not None]
+    points, table = _all_points(group)
     if not points:
         return ()
-    # Numbers for names: arms of two studies may have one name.
-    entries = [dataclasses.replace(row.entry, value=place) for place, row in enumerate(rows_of(group, None, points))]
-    table = Swept(field="setting", entries=tuple(entries), configurations_tried=len(group.points))
-    ranking, efficiency = rank(table), most_efficient(table)
+    entries, ranking, efficiency = table.entries, rank(table), most_efficient(table)
     assert ranking.lowest is not None
     best = points[entries.index(ranking.lowest)]
     why = (
@@ -78,11 +77,18 @@ def recommend(group: Group) -> tuple[Recommendation, ...]:
     if efficiency.entry is ranking.lowest:
         why = f"{why}; {efficiency.reason}"
         if not efficiency.is_tested:
-            why = f"{why}, which with one seed in common is not tested: none is called efficient"
+            why = f"{why}, which with fewer than two seeds in common is not tested: none is called efficient"
             return (dataclasses.replace(performance, why=why),)
         return (dataclasses.replace(performance, kind="Performance and efficiency", why=why),)
     point = points[entries.index(efficiency.entry)]
     return performance, Recommendation(kind="Efficiency", point=point, why=_saved(efficiency, ranking))
+
+
+def _all_points(group: Group) -> tuple[list[Point], Swept]:
+    """The points with a loss, and the same as one table: numbers for names, since arms of two studies may share one."""
+    points = [point for point in group.points if point.mean(group.loss_name) is not None]
+    entries = [dataclasses.replace(row.entry, value=place) for place, row in enumerate(rows_of(group, None, points))]
+    return points, Swept(field="setting", entries=tuple(entries), configurations_tried=len(group.points))
 
 
 def _beside(ranking: Ranking, points: Sequence[Point]) -> str:
@@ -126,8 +132,3 @@ def _shown(each: Recommendation, group: Group, known: Experience) -> list[Block]
         if planned is not None:
             blocks.append(Paragraph(planned_in_words(planned, known)))
     return blocks
-
-
-def train_command(config: RunConfig) -> str:
-    """The command of a run, without where it was written."""
-    return command(["gnn-moe", "train", *train_words(dataclasses.replace(config, output=OutputConfig()))])

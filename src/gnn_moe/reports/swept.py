@@ -187,6 +187,16 @@ def cost_of(entry: Entry, cost: str) -> float | None:
     return found if found is not None and found > 0 else None
 
 
+def common_cost(table: Swept) -> str | None:
+    """What all values with a loss can be weighed by: training FLOPs, else minutes; None where neither is known."""
+    return next((kind for kind in (IN_FLOPS, IN_MINUTES) if all(cost_of(each, kind) for each in table.with_loss)), None)
+
+
+def costs_of(table: Swept, cost: str) -> dict[str, float]:
+    """What the values with a loss cost, by label; those of which that is not known are left out."""
+    return {entry.label: found for entry in table.with_loss if (found := cost_of(entry, cost)) is not None}
+
+
 def most_efficient(table: Swept) -> Efficiency:
     """The cheapest of the lowest and those within `CLOSE` of it that are not shown to be worse.
 
@@ -198,24 +208,23 @@ def most_efficient(table: Swept) -> Efficiency:
         return _none("there are no two values to choose from")
     near = [entry for entry in table.with_loss if _is_near(entry, lowest)]
     candidates = [entry for entry in near if not _is_worse(ranking, entry)]
-    for cost in (IN_FLOPS, IN_MINUTES):
-        costs = {entry.label: found for entry in table.with_loss if (found := cost_of(entry, cost)) is not None}
-        if len(costs) < len(table.with_loss):
-            continue
-        of_these = [costs[entry.label] for entry in candidates]
-        if len(candidates) > 1 and max(of_these) <= SAME_COST * min(of_these):
-            return _none(f"those within {CLOSE} nats of the lowest loss take the same {cost}")
-        cheap = [entry for entry in candidates if costs[entry.label] <= SAME_COST * min(of_these)]
-        entry = min(cheap, key=lambda each: each.loss)
-        is_tested = _is_tested(ranking, entry)
-        if entry is lowest:
-            cheaper = [each for each in table.with_loss if costs[each.label] * SAME_COST < costs[lowest.label]]
-            reason = _why_lowest(cost, is_run=bool(cheaper), is_near=any(_is_near(each, lowest) for each in cheaper))
-        else:
-            standing = "not shown to be worse" if is_tested else "not tested"
-            reason = f"the cheapest within {CLOSE} nats of the lowest loss (by {cost}), {standing}"
-        return Efficiency(entry=entry, cost=cost, reason=reason, is_tested=is_tested)
-    return _none("what the values cost is not known")
+    cost = common_cost(table)
+    if cost is None:
+        return _none("what the values cost is not known")
+    costs = costs_of(table, cost)
+    of_these = [costs[entry.label] for entry in candidates]
+    if len(candidates) > 1 and max(of_these) <= SAME_COST * min(of_these):
+        return _none(f"those within {CLOSE} nats of the lowest loss take the same {cost}")
+    cheap = [entry for entry in candidates if costs[entry.label] <= SAME_COST * min(of_these)]
+    entry = min(cheap, key=lambda each: each.loss)
+    is_tested = _is_tested(ranking, entry)
+    if entry is lowest:
+        cheaper = [each for each in table.with_loss if costs[each.label] * SAME_COST < costs[lowest.label]]
+        reason = _why_lowest(cost, is_run=bool(cheaper), is_near=any(_is_near(each, lowest) for each in cheaper))
+    else:
+        standing = "not shown to be worse" if is_tested else "not tested"
+        reason = f"the cheapest within {CLOSE} nats of the lowest loss (by {cost}), {standing}"
+    return Efficiency(entry=entry, cost=cost, reason=reason, is_tested=is_tested)
 
 
 def _none(reason: str) -> Efficiency:

@@ -229,7 +229,7 @@ def _notes(group: Group, points: Sequence[Point], efficiency: Efficiency) -> tup
         notes.append(f"No value is marked most efficient: {efficiency.reason}.")
     elif not efficiency.is_tested:
         notes.append(
-            "No value is marked most efficient: with one seed in common nothing is tested. "
+            "No value is marked most efficient: with fewer than two seeds in common nothing is tested. "
             f"{efficiency.entry.label}: {efficiency.reason}."
         )
     else:
