@@ -181,9 +181,9 @@ def test_mixing_map_has_its_diagonal() -> None:
 
 
 def test_cells_show_their_number_while_there_is_room() -> None:
-    figure = heat_map_figure(adjacency_maps(graph(3)), title="t", axis_labels=("x", "y"), columns=2)
+    figure = heat_map_figure(adjacency_maps(graph(3)), title="t", axis_labels=("x", "y"), scale_label="z", columns=2)
     assert len(texts(figure)) == 6
-    figure = heat_map_figure(adjacency_maps(graph(20)), title="t", axis_labels=("x", "y"), columns=2)
+    figure = heat_map_figure(adjacency_maps(graph(20)), title="t", axis_labels=("x", "y"), scale_label="z", columns=2)
     assert texts(figure) == []
 
 

@@ -21,7 +21,7 @@ from gnn_moe.reports.targets import Target, outcome_of, parse_targets, read_targ
 from gnn_moe.studies.presets import find_preset
 from gnn_moe.studies.space import values_of
 from gnn_moe.studies.statistics import Interval, t_interval
-from tests.reports.made_runs import group_of, hrefs, tables, write_run
+from tests.reports.made_runs import group_of, hrefs, tables, words, write_run
 
 SEED = Path(os.environ.get("GNN_MOE_SHARED", Path(__file__).parents[3] / "shared")) / "seed.md"
 TARGETS = "Targets and success metrics"
@@ -125,8 +125,11 @@ def test_differences_and_ratios_are_paired_by_seed(tmp_path: Path) -> None:
     )
     assert "of movement over spread by the noncentral t" in explains["interval"]
     rows = tables(targets_section(group, seed_targets()))[TARGETS]
-    assert [row[5] for row in rows[:3]] == ["met", "cannot be told", "met"]
-    assert all(row[5] == "cannot be told" and row[6] for row in rows[3:])
+    assert [row[1] for row in rows[:3]] == ["met", "cannot be told", "met"]
+    assert all(row[1] == "cannot be told" and row[6] for row in rows[3:])
+    of_others = words(targets_section(group, seed_targets())).splitlines()
+    told = sum(line.count(f"{each.name} ({each.in_words()})") for line in of_others for each in seed_targets())
+    assert told + len(rows) == len(seed_targets())
 
 
 def test_differences_that_are_equal_but_for_rounding_tell_nothing(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_differences_that_are_equal_but_for_rounding_tell_nothing(tmp_path: Path
         write_run(tmp_path / f"hgnn{seed}", coupler_type="HGNN", seed=seed, loss=loss)
     wanted = target(measure="loss_difference", arm="HGNN", against="GNN", value=0.0)
     (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
-    assert row[2:6] == ["−0.1", "−0.1 to −0.1", "1 2 3 / 1 2 3", "cannot be told"]
+    assert [row[1], *row[3:6]] == ["cannot be told", "−0.1", "−0.1 to −0.1", "1 2 3 / 1 2 3"]
     assert row[6].endswith("; its seeds do not differ, and nothing says how far another would lie")
 
 
@@ -157,8 +160,8 @@ def test_the_gap_to_training_is_held_against_the_seeds_target(
         write_run(tmp_path / str(seed), coupler_type="HGNN", seed=seed, summary=told)
     (wanted,) = [each for each in seed_targets() if each.measure == "generalisation_gap"]
     (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
-    assert float(row[2]) == pytest.approx(np.mean(gaps), abs=1e-4)
-    assert row[5] == outcome
+    assert float(row[3]) == pytest.approx(np.mean(gaps), abs=1e-4)
+    assert row[1] == outcome
 
 
 def test_a_target_of_a_configuration_is_asked_of_its_runs_alone(tmp_path: Path) -> None:
@@ -173,14 +176,19 @@ def test_a_target_of_a_configuration_is_asked_of_its_runs_alone(tmp_path: Path) 
         target(measure="minutes", value=9.0, **of_two),
         target(settings={"num_experts": 2, "gnn_layers": 7}),
     )
-    loss, perplexity, minutes, nowhere = tables(targets_section(group_of(tmp_path), wanted))[TARGETS]
+    section = targets_section(group_of(tmp_path), wanted)
+    loss, perplexity, minutes = tables(section)[TARGETS]
     of_loss = t_interval([4.81, 4.82, 4.83])
-    assert loss[2:6] == ["4.82", f"{of_loss.low:.4g} to {of_loss.high:.4g}", "1 2 3", "met"]
+    assert [loss[1], *loss[3:6]] == ["met", "4.82", f"{of_loss.low:.4g} to {of_loss.high:.4g}", "1 2 3"]
     assert loss[6] == "num_experts 2", "one point has these settings, so none was picked"
     low, high = math.exp(of_loss.low), math.exp(of_loss.high)
-    assert perplexity[2:6] == [f"{math.exp(4.82):.4g}", f"{low:.4g} to {high:.4g}", "1 2 3", "met"]
-    assert minutes[2:6] == ["4", "1.516 to 6.484", "1 2 3", "met"]
-    assert (nowhere[5], nowhere[6]) == ("cannot be told", "no run with num_experts 2, gnn_layers 7")
+    assert perplexity[1:6] == ["met", "≤ 200", f"{math.exp(4.82):.4g}", f"{low:.4g} to {high:.4g}", "1 2 3"]
+    assert minutes[1:6] == ["met", "≤ 9", "4", "1.516 to 6.484", "1 2 3"]
+    nowhere = wanted[-1]
+    assert words(section).splitlines()[-2:] == [
+        "Cannot be told, since they are asked of other runs than these:",
+        f"No run with num_experts 2, gnn_layers 7: {nowhere.name} ({nowhere.in_words()}).",
+    ]
 
 
 @pytest.mark.parametrize(("repeats", "outcome"), [(2, "met"), (1, "met"), (0, "cannot be told")])
@@ -198,7 +206,7 @@ def test_patterns_mean_something_where_they_repeat(tmp_path: Path, repeats: int,
         write_run(tmp_path / str(seed), coupler_type="HGNN", num_layers=2, seed=seed, coupling=record)
     (wanted,) = [each for each in seed_targets() if each.measure == "repeating_patterns"]
     (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
-    assert row[2:6] == [f"{repeats / 2:g}", f"{repeats / 2:g} to 1", "1 2 3 4 5", outcome]
+    assert [row[1], *row[3:6]] == [outcome, f"{repeats / 2:g}", f"{repeats / 2:g} to 1", "1 2 3 4 5"]
     assert row[6] == f"baseline: {repeats} of 2 graphs"
 
 
@@ -224,7 +232,7 @@ def write_movement(folder: Path, changes: Sequence[float]) -> None:
 def test_weights_that_move_are_held_against_their_spread(tmp_path: Path, changes: list[float], outcome: str) -> None:
     write_movement(tmp_path, changes)
     wanted = target(measure="movement_over_spread", side="above", value=1.0, arm="HGNN")
-    ((_, _, measured, interval, _, found, _),) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
+    ((_, found, _, measured, interval, _, _),) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
     assert found == outcome
     if (spread := np.std(changes, ddof=1)) == 0:
         assert (measured, interval) == ("", "")
@@ -249,7 +257,7 @@ def test_that_one_graph_of_many_did_not_move_is_asked_of_all_at_once(tmp_path: P
     wanted = target(measure="movement_over_spread", side="above", value=1.0, arm="HGNN")
     (row,) = tables(targets_section(group_of(tmp_path), (wanted,)))[TARGETS]
     ratio = float(np.min(np.abs(changes.mean(axis=1)) / changes.std(axis=1, ddof=1)))
-    low, high = map(float, row[3].split(" to "))
+    low, high = map(float, row[4].split(" to "))
     seen, root = math.sqrt(6) * ratio, math.sqrt(6)
     assert stats.nct.cdf(seen, 5, root * high) == pytest.approx(0.025 / 8, rel=0.02)
     assert low == 0 or stats.nct.sf(seen, 5, root * low) == pytest.approx(0.025, rel=0.02)
@@ -265,9 +273,11 @@ def test_a_target_links_to_the_runs_that_it_was_measured_on(tmp_path: Path) -> N
 def test_a_target_of_another_text_cannot_be_told(tmp_path: Path) -> None:
     write_pair(tmp_path)
     wanted = (target(value=100.0), target(value=100.0, tokenizer="bytes"), target(value=100.0, num_eval_samples=5))
-    rows = tables(targets_section(group_of(tmp_path), wanted))[TARGETS]
-    assert [row[5] for row in rows] == ["met", "cannot be told", "cannot be told"]
-    assert rows[1][6] == "another protocol: tokenizer gpt2, and the target is for bytes"
+    section = targets_section(group_of(tmp_path), wanted)
+    assert [row[1] for row in tables(section)[TARGETS]] == ["met"]
+    said = words(section).splitlines()[-2:]
+    assert said[0].startswith("Another protocol: tokenizer gpt2, and the target is for bytes: ")
+    assert said[1].startswith("Another protocol: num_eval_samples -1, and the target is for 5: ")
 
 
 def test_any_number_of_a_record_can_be_a_target(tmp_path: Path) -> None:

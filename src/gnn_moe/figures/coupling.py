@@ -156,8 +156,8 @@ def coupling_data(path: Path) -> CouplingData:
             arrays = {name: record[name] for name in record.files}
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"{path}: not a record of couplers ({error})") from None
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):  # whose words are NumPy's
+        raise BadInput(f"{path}: not a record of couplers (no archive of arrays, or a damaged one)") from None
     try:
         return _from_arrays(arrays)
     except (KeyError, ValueError) as error:

@@ -64,6 +64,7 @@ def draw_coupling_matrix(data: CouplingData, path: Path) -> list[Path]:
             columns=columns,
             title=f"{data.adjacencies[0].kind.title}, last evaluation",
             axis_labels=("sender", "receiver"),
+            scale_label=data.adjacencies[0].kind.title,
             limits=(0.0, 1.0),
         )
         written.append(save_figure(figure, path))
@@ -72,6 +73,7 @@ def draw_coupling_matrix(data: CouplingData, path: Path) -> list[Path]:
             shared,
             title="Weight of hyperedges shared by two experts, last evaluation",
             axis_labels=("expert", "expert"),
+            scale_label="summed weight",
         )
         written.append(save_figure(figure, path))
     if hyperedges := hyperedge_maps(data):
@@ -79,6 +81,7 @@ def draw_coupling_matrix(data: CouplingData, path: Path) -> list[Path]:
             hyperedges,
             title="Hyperedge weights by member, last evaluation",
             axis_labels=("hyperedge", "expert"),
+            scale_label="weight",
         )
         written.append(save_figure(figure, path.with_name(f"{path.stem}_hyperedges.png")))
     return written
@@ -148,6 +151,7 @@ def heat_map_figure(
     *,
     title: str,
     axis_labels: tuple[str, str],
+    scale_label: str,
     columns: int | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
@@ -157,6 +161,7 @@ def heat_map_figure(
         maps: at least one.
         title: of the whole figure.
         axis_labels: below and left of the panels.
+        scale_label: beside the colours.
         columns: panels side by side; by default as many as fit, and `LEAST_COLUMNS` of square ones.
         limits: of the colour scale; by default those of the values.
     """
@@ -183,7 +188,9 @@ def heat_map_figure(
         axes.set_xlabel(axis_labels[0] if number + columns >= len(maps) else "", fontsize=8)
         axes.set_ylabel(axis_labels[1] if number % columns == 0 else "", fontsize=8)
         if number == 0:
-            figure.colorbar(image, ax=panels, fraction=0.04, pad=0.02, aspect=25).ax.tick_params(labelsize=7)
+            bar = figure.colorbar(image, ax=panels, fraction=0.04, pad=0.02, aspect=25)
+            bar.ax.tick_params(labelsize=7)
+            bar.set_label(scale_label, fontsize=7)
     return figure
 
 

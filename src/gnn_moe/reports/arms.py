@@ -20,7 +20,8 @@ import numpy as np
 from gnn_moe.reports import numbers
 from gnn_moe.reports.controls import Contestant, against_controls
 from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
-from gnn_moe.reports.document import Block, Paragraph, Section, Span, spans
+from gnn_moe.reports.difference_curves import difference_figure
+from gnn_moe.reports.document import Block, Figure, Paragraph, Section, Span, spans
 from gnn_moe.reports.kinds import besides_coupler, kind_of
 from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.points import Group, Point, Run
@@ -84,13 +85,15 @@ def _of_study(group: Group, study: StudyResults) -> Weighed:
     arms = tuple(_stored_arm(group, cell, points.get(cell["label"])) for cell in found["cells"])
     asked = _with_controls(asked, contestants, arms, first=str(comparison["first"]))
     asked = [dataclasses.replace(question, runs=_links(points)) for question in asked]
+    anchor = f"arms-{_slug(name)}"
     return Weighed(
         title=f"Comparison {name}",
-        anchor=f"arms-{_slug(name)}",
+        anchor=anchor,
         how=f"Equal {comparison['budget']}; {comparison['first']} is what the others are held against.",
         loss=LOSS_IN_WORDS[group.loss_name],
         arms=arms,
         questions=tuple(asked),
+        figure=_differences(anchor, points, asked),
         warnings=(
             *([str(study.values["note"])] if study.values.get("note") else []),
             *found["notes"],
@@ -172,16 +175,24 @@ def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
     arms = tuple(_loose_arm(group, name, point) for name, point in named.items())
     asked = _with_controls(asked, contestants, arms, first=first)
     asked = [dataclasses.replace(question, runs=_links(named)) for question in asked]
+    anchor = f"arms-runs-{number}"
     return Weighed(
         title=", ".join(named),
-        anchor=f"arms-runs-{number}",
+        anchor=anchor,
         how=f"Runs that differ in nothing but their coupler; {first} is what the others are held against.",
         loss=LOSS_IN_WORDS[group.loss_name],
         arms=arms,
         questions=tuple(asked),
+        figure=_differences(anchor, named, asked),
         warnings=tuple(missing),
         notes=tuple(f"{said}." for point in named.values() if (said := unsteady(group, point)) is not None),
     )
+
+
+def _differences(anchor: str, points: Mapping[str, Point], asked: Sequence[Asked]) -> Figure | None:
+    """The curves of all pairs whose losses are compared."""
+    pairs = [(verdict.arm, verdict.baseline) for question in asked for verdict in question.of_arms]
+    return difference_figure(f"difference-{anchor}", points, pairs)
 
 
 def _loose_arm(group: Group, name: str, point: Point) -> ArmRow:

@@ -57,7 +57,7 @@ def cheaper_blocks(points: Sequence[Point], table: Swept, ranking: Ranking, told
 def _columns(cost: str) -> tuple[Column, ...]:
     return (
         Column(title="point", numeric=False),
-        Column(title=cost, explains="mean over seeds"),
+        Column(title=cost, explains="mean over seeds" if cost == IN_FLOPS else "of training, median over seeds"),
         Column(title="of the performance configuration's", explains=f"its {cost} over those of the lowest loss"),
         Column(title="minutes", explains="of training and evaluation, median over seeds"),
         Column(title="peak memory (GiB)", explains="mean over seeds"),
@@ -82,7 +82,7 @@ def _row(
         number_cell(point.mean("peak_memory_bytes"), numbers.gibibytes),
         number_cell(above, numbers.difference),
         Cell(
-            "" if interval is None else numbers.interval_of_difference(interval),
+            "" if interval is None else f"{numbers.interval_of_difference(interval)} ({numbers.level(interval)})",
             None if interval is None else interval.low,
         ),
         Cell(said, said),

@@ -32,7 +32,7 @@ from gnn_moe.reports.measures import Measured, falling_of
 from gnn_moe.reports.points import Group
 from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, gaps_of, losses_by_epoch, read_curves
 from gnn_moe.reports.targets import outcome_of, stable_loss_reduction
-from gnn_moe.studies.statistics import mean_estimate
+from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
 
 _LOSS_TITLE = "loss on the whole evaluation text, nats a token"
 _X_TITLES = {"steps": "steps", "minutes": "minutes of training and evaluation"}
@@ -104,7 +104,7 @@ def _has_seeds(found: Sequence[PointCurve]) -> bool:
 def _figure(name: str, found: Sequence[PointCurve]) -> Figure:
     ends = "; ".join(f"{each.point.label} {numbers.loss(each.mean(each.steps[-1]))}" for each in found if each.steps)
     bands = "Line: mean over seeds; band: their least to greatest" if _has_seeds(found) else "One seed a point"
-    mean = ", at the mean of their minutes" if name == "minutes" and _has_seeds(found) else ""
+    mean = ", at the median of their minutes" if name == "minutes" and _has_seeds(found) else ""
     drawn = "" if len(found) <= MOST_MARKED else f" The {MOST_MARKED} with the lowest last loss are named."
     return Figure(
         name=f"curves-{name}",
@@ -250,13 +250,12 @@ def _measured_row(each: PointCurve) -> tuple[Cell, ...]:
     gaps = gaps_of(each.point)
     runs = [run for run in each.point.counted if run.seed in gaps]
     found = mean_estimate(list(gaps.values()))
-    shown = numbers.interval_of_difference(found.interval) if found.interval else found.reason or ""
     return (
         Cell(each.point.label, each.point.label),
         number_cell(each.point.mean("final_train_loss"), numbers.loss, runs),
         number_cell(each.point.mean("final_eval_loss"), numbers.loss, runs),
         number_cell(found.mean, numbers.difference, runs),
-        Cell(shown, found.interval.low if found.interval else None),
+        _interval(found),
         Cell(seed_links(runs), len(runs)),
     )
 
@@ -285,20 +284,27 @@ def _gap_rows(found: Sequence[PointCurve]) -> tuple[tuple[Cell, ...], ...]:
         training = [curve.training_loss for curve in curves if curve.training_loss is not None]
         evaluation = [curve.evaluations[-1].loss for curve in curves]
         gap = each.gap
-        interval = gap.interval if gap else None
-        absent = "no training loss recorded" if gap is None else gap.reason or ""
         rows.append(
             (
                 Cell(each.point.label, each.point.label),
                 number_cell(_mean(training), numbers.loss, runs),
                 number_cell(_mean(evaluation), numbers.loss, runs),
                 number_cell(gap.mean if gap else None, numbers.difference, runs),
-                Cell(numbers.interval_of_difference(interval) if interval else absent),
+                Cell("no training loss recorded") if gap is None else _interval(gap),
                 Cell("cannot be told: not measured alike"),
                 Cell(seed_links(runs), len(runs)),
             )
         )
     return tuple(rows)
+
+
+def _interval(found: MeanEstimate) -> Cell:
+    """The interval of a gap, or why there is none."""
+    if found.interval is None:
+        return Cell(found.reason or "")
+    if not found.interval.has_width:
+        return Cell("none: the seeds do not differ")
+    return Cell(numbers.interval_of_difference(found.interval), found.interval.low)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -52,7 +52,7 @@ _FRONT_COLUMNS = (
     Column(title="on the front of", numeric=False, explains="the costs at which no other point has as low a loss"),
     Column(title="loss", explains="nats a token, mean over seeds"),
     Column(title="95 % interval", explains="t interval over seeds"),
-    Column(title="minutes", explains="of training and evaluation, mean over seeds"),
+    Column(title="minutes", explains="of training and evaluation, median over seeds"),
     Column(title="training FLOPs", explains="mean over seeds"),
     Column(title="parameters", explains="embeddings included"),
     Column(title="seeds", numeric=False, explains="that count, each a link to its run"),

@@ -43,6 +43,8 @@ class CostKind:
     write: Callable[[float], str]
     """How its numbers are written."""
     of_run: Callable[[Run], float | None]
+    over_seeds: Callable[[Sequence[float]], float] = statistics.fmean
+    """Of a point's runs: the median of minutes, which one busy hour does not move."""
     sizes: tuple[str, ...]
     """Fields in which the points of a power law may differ; () where none is fitted: minutes are of the machine."""
 
@@ -58,16 +60,13 @@ class PointCost:
     """Of the runs."""
     losses: tuple[float, ...]
     """Of the runs, nats a token."""
+    cost: float
+    """Over the runs, as its kind says."""
 
     @property
     def loss(self) -> MeanEstimate:
         """Mean over the runs with its 95 % t interval."""
         return mean_estimate(self.losses)
-
-    @property
-    def cost(self) -> float:
-        """Mean over the runs."""
-        return math.fsum(self.costs) / len(self.costs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +133,7 @@ MINUTES = CostKind(
     title="minutes of training and evaluation",
     write=numbers.minutes,
     of_run=minutes_of_run,
+    over_seeds=statistics.median,
     sizes=(),
 )
 FLOPS = CostKind(
@@ -167,7 +167,8 @@ def point_costs(group: Group, kind: CostKind) -> tuple[list[PointCost], list[str
         if not runs:
             continue
         losses = tuple(loss for run in runs if (loss := run.number(group.loss_name)) is not None)
-        found.append(PointCost(point=point, runs=runs, costs=tuple(costs[run.seed] for run in runs), losses=losses))
+        each = tuple(costs[run.seed] for run in runs)
+        found.append(PointCost(point=point, runs=runs, costs=each, losses=losses, cost=kind.over_seeds(each)))
     return found, notes
 
 

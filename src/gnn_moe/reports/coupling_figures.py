@@ -125,7 +125,14 @@ def final_heat_map(title: str, data: CouplingData) -> MatplotlibFigure:
     """The last step as labelled heat maps on one scale; needs `final_maps`."""
     names = ("expert", "layer") if data.loads else ("sender", "receiver") if data.adjacencies else ("expert", "expert")
     maps = final_maps(data)
-    return heat_map_figure(maps, title=static_label(title), axis_labels=names, limits=scale_of(maps))
+    return heat_map_figure(
+        maps, title=static_label(title), axis_labels=names, scale_label=_scale_label(data), limits=scale_of(maps)
+    )
+
+
+def _scale_label(data: CouplingData) -> str:
+    """What the colours of two experts are."""
+    return "summed weight of shared hyperedges" if data.hypergraphs else strength_name(data)
 
 
 def graph_figure(title: str, data: CouplingData) -> MatplotlibFigure:
@@ -144,7 +151,7 @@ def graph_figure(title: str, data: CouplingData) -> MatplotlibFigure:
     colors = ScalarMappable(norm, STRENGTHS)
     bar = figure.colorbar(colors, ax=panels, fraction=0.04, pad=0.02, aspect=25)
     bar.ax.tick_params(labelsize=7)
-    bar.set_label(strength_name(data) if data.adjacencies else "summed weight of shared hyperedges", fontsize=7)
+    bar.set_label(_scale_label(data), fontsize=7)
     return figure
 
 

@@ -73,7 +73,12 @@ def finite_or_none(values: Sequence[float | None]) -> list[float | None]:
 def chart_layout(x_title: str, y_title: str, *, logarithmic: bool) -> dict[str, Any]:
     """A layout with both titles; the page has switches for logarithmic axes."""
     return {
-        "xaxis": {"title": {"text": x_title}, "type": "log" if logarithmic else "linear", "automargin": True},
+        "xaxis": {
+            "title": {"text": x_title},
+            "type": "log" if logarithmic else "linear",
+            "automargin": True,
+            "exponentformat": "power",  # FLOPs as 2.8 × 10¹³, as everywhere, and not as 28T
+        },
         "yaxis": {"title": {"text": y_title}, "automargin": True},
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": -0.25, "groupclick": "togglegroup"},

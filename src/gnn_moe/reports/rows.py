@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +51,7 @@ class Row:
         return Entry(
             value=self.value,
             losses=losses,
-            minutes=self.mean("train_minutes"),
+            minutes=self.median("train_minutes"),
             flops=self.mean("training_flops"),
             missing="" if losses else self.missing,
         )
@@ -64,8 +65,18 @@ class Row:
 
     def mean(self, name: str) -> float | None:
         """Mean over the runs that count, of a number of their record or of `sizes_of`; None where one lacks it."""
+        found = self._numbers(name)
+        return math.fsum(found) / len(found) if found else None
+
+    def median(self, name: str) -> float | None:
+        """The same of what one busy hour of the machine must not move."""
+        found = self._numbers(name)
+        return statistics.median(found) if found else None
+
+    def _numbers(self, name: str) -> list[float]:
+        """Of the runs that count; none where one lacks it."""
         found = [number for run in self.counted if (number := number_of(run, name)) is not None]
-        return math.fsum(found) / len(found) if found and len(found) == len(self.counted) else None
+        return found if len(found) == len(self.counted) else []
 
     def size(self, name: str) -> float | None:
         """A count of parameters: of the first run that has it, completed or not."""
@@ -122,11 +133,11 @@ def columns(group: Group, named: tuple[Column, ...]) -> tuple[Column, ...]:
         Column(title="95 % interval", explains="t interval of that mean over seeds, of this row alone"),
         Column(title="Perplexity", explains="e to the evaluation loss beside it"),
         Column(title="Bits a byte", explains=f"on the whole evaluation text, at its lowest{apart}; mean over seeds"),
-        Column(title="Training time (min)", explains="minutes of training, evaluation left out; mean over seeds"),
+        Column(title="Training time (min)", explains="minutes of training, evaluation left out; median over seeds"),
         Column(title="Total params", explains="all parameters"),
         Column(title="Non-embedding params", explains="without the embedding tables; the output head counts"),
         Column(title="Training FLOPs", explains="operations of training, by the count of gnn-moe inspect"),
-        Column(title="Tokens/s", explains="training tokens a second; mean over seeds"),
+        Column(title="Tokens/s", explains="training tokens a second; median over seeds"),
         Column(title="Peak memory (GiB)", explains="the most that a run took; mean over seeds"),
     )
 
@@ -154,7 +165,7 @@ def cells(row: Row, *, is_best: bool) -> tuple[Cell, ...]:
         of(row.size("total_parameters"), numbers.count),
         of(row.size("non_embedding_parameters"), numbers.count),
         of(entry.flops, numbers.scientific),
-        of(row.mean("tokens_per_second"), numbers.rate),
+        of(row.median("tokens_per_second"), numbers.rate),
         of(row.mean("peak_memory_bytes"), numbers.gibibytes),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,9 +57,9 @@ class PointCurve:
         return tuple(next(each for each in curve.evaluations if each.step == step) for curve in self.curves)
 
     def minutes(self, step: int) -> float | None:
-        """Mean over seeds; None where one did not record them."""
+        """Median over seeds; None where one did not record them."""
         minutes = [each.minutes for each in self.at(step) if each.minutes is not None]
-        return math.fsum(minutes) / len(minutes) if len(minutes) == len(self.curves) else None
+        return statistics.median(minutes) if len(minutes) == len(self.curves) else None
 
     def mean(self, step: int) -> float:
         """Mean loss over seeds at one of `steps`."""
@@ -119,21 +120,28 @@ def read_curves(group: Group) -> tuple[list[PointCurve], list[str]]:
     found, notes = [], []
     for point in group.points:
         notes += [f"{run.name}: {point.why_not(run)}, so its curve is not drawn" for run in point.uncounted]
-        curves = []
-        for run in point.counted:
-            try:
-                curve, said = run_curve(run)
-            except BadInput as error:
-                notes.append(f"{run.name}: {error}")
-                continue
-            notes += said
-            if curve is not None:
-                curves.append(curve)
-        if curves:
-            found.append(PointCurve(point=point, curves=tuple(curves)))
-            if not found[-1].steps:
+        curve, said = point_curve(point)
+        notes += said
+        if curve is not None:
+            found.append(curve)
+            if not curve.steps:
                 notes.append(f"{point.label}: its seeds share no evaluated step, so they have no mean curve")
     return found, notes
+
+
+def point_curve(point: Point) -> tuple[PointCurve | None, list[str]]:
+    """The curves of a point's runs that count, None without any, and a line for each run that is left out."""
+    curves, notes = [], []
+    for run in point.counted:
+        try:
+            curve, said = run_curve(run)
+        except BadInput as error:
+            notes.append(f"{run.name}: {error}")
+            continue
+        notes += said
+        if curve is not None:
+            curves.append(curve)
+    return PointCurve(point=point, curves=tuple(curves)) if curves else None, notes
 
 
 def run_curve(run: Run) -> tuple[RunCurve | None, list[str]]:

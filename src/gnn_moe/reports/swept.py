@@ -44,7 +44,7 @@ class Entry:
     losses: Mapping[int, float]
     """Of its completed runs by seed, nats a token; empty where it has none."""
     minutes: float | None = None
-    """Of training, mean over seeds."""
+    """Of training, median over seeds."""
     flops: float | None = None
     """Of training, mean over seeds."""
     missing: str = ""

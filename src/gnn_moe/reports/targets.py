@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from gnn_moe.config import RunConfig
 from gnn_moe.errors import BadInput, unknown_name
 from gnn_moe.reports import numbers
 from gnn_moe.reports.comparable import Protocol
-from gnn_moe.reports.document import Cell, Column, Paragraph, Section, Span, Table, Text
+from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table, Text
 from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.measures import MEASURES, Measured, candidates, measure_number
 from gnn_moe.reports.points import Group
@@ -154,6 +154,7 @@ def outcome_of(target: Target, found: Measured) -> Outcome:
 
 _COLUMNS = (
     Column(title="target", numeric=False),
+    Column(title="outcome", numeric=False),
     Column(title="wanted"),
     Column(
         title="measured",
@@ -167,7 +168,6 @@ _COLUMNS = (
         "the greatest share of a seed, a fact of these runs",
     ),
     Column(title="seeds", explains="each a link to its run; of differences and ratios also those held against"),
-    Column(title="outcome", numeric=False),
     Column(title="of what", numeric=False),
 )
 
@@ -179,12 +179,12 @@ _PICKED = (
 
 
 def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
-    """A row a target.
+    """A row a target; those that ask for other runs than there are, together by what is missing.
 
     Raises:
         BadInput: a target is of something that no run has recorded.
     """
-    rows = []
+    rows, asked_of_others = [], dict[str, list[Target]]()
     recorded = sorted({name for run in group.runs for name in run.values if run.number(name) is not None})
     for target in targets:
         if target.measure not in (*MEASURES, *recorded):
@@ -192,12 +192,12 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
         measure: Callable[..., Measured] = MEASURES.get(target.measure, measure_number)
         mismatch = target.mismatch(group.protocol)
         among = target.among(group)
-        if mismatch:
-            found = Measured(said=mismatch)
-        elif target.settings and not among.points:
-            found = Measured(said=f"no run with {_in_words(target.settings)}")
-        else:
-            found = measure(among, target.measure, target.arm, target.against)
+        if mismatch is None and target.settings and not among.points:
+            mismatch = f"no run with {_in_words(target.settings)}"
+        if mismatch is not None:
+            asked_of_others.setdefault(mismatch, []).append(target)
+            continue
+        found = measure(among, target.measure, target.arm, target.against)
         tried = len(candidates(among, target.arm))
         if found.value is not None and tried > 1:
             found = dataclasses.replace(found, said=f"{found.said}; {_PICKED.format(tried=tried)}")
@@ -206,8 +206,21 @@ def targets_section(group: Group, targets: tuple[Target, ...]) -> Section:
         "Met: the whole interval lies on the good side of the target; not met: it lies on the other side; cannot be "
         "told: it holds the target, or there is no interval, or the seeds do not differ, which gives it no width."
     )
-    table = Table(caption="Targets and success metrics", columns=_COLUMNS, rows=tuple(rows))
-    return Section(title="Targets and success metrics", anchor="targets", blocks=(Paragraph(rule), table))
+    blocks: list[Block] = [Paragraph(rule)]
+    if rows:
+        blocks.append(Table(caption="Targets and success metrics", columns=_COLUMNS, rows=tuple(rows)))
+    if asked_of_others:
+        blocks += [
+            Paragraph("Cannot be told, since they are asked of other runs than these:"),
+            Bullets(tuple(_of_others(why, found) for why, found in asked_of_others.items())),
+        ]
+    return Section(title="Targets and success metrics", anchor="targets", blocks=tuple(blocks))
+
+
+def _of_others(why: str, found: Sequence[Target]) -> str:
+    """Targets that no run here can tell, with what is wanted, and why."""
+    named = "; ".join(f"{target.name} ({target.in_words()})" for target in found)
+    return f"{why[0].upper()}{why[1:]}: {named}."
 
 
 def _in_words(settings: Mapping[str, Value]) -> str:
@@ -225,10 +238,10 @@ def _row(target: Target, found: Measured) -> tuple[Cell, ...]:
     bounds = "" if interval is None else f"{numbers.short(interval.low)} to {numbers.short(interval.high)}"
     return (
         Cell(target.name, target.name),
+        Cell(Span(outcome, strong=outcome != "cannot be told"), outcome),
         Cell(target.in_words(), target.value),
         Cell("" if found.value is None else numbers.short(found.value), found.value),
         Cell(bounds, None if interval is None else interval.low),
         Cell(_seeds(found), found.seeds),
-        Cell(Span(outcome, strong=outcome != "cannot be told"), outcome),
         Cell(found.said, found.said),
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gnn_moe.reports import numbers
-from gnn_moe.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Span, Table, Text
+from gnn_moe.reports.document import Block, Bullets, Cell, Column, Figure, Paragraph, Section, Span, Table, Text
 from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.points import Run
 from gnn_moe.reports.swept import SAME_COST
@@ -124,6 +124,8 @@ class Weighed:
     """What the losses are."""
     arms: tuple[ArmRow, ...]
     questions: tuple[Asked, ...]
+    figure: Figure | None = None
+    """How far the arms lie apart as they train."""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -142,7 +144,7 @@ def section_of(found: Weighed) -> Section:
     return Section(
         title=found.title,
         anchor=found.anchor,
-        blocks=(Paragraph(found.how), table, *warnings, *notes),
+        blocks=(Paragraph(found.how), table, *warnings, *notes, *([found.figure] if found.figure else [])),
         sections=tuple(_question(each, found.anchor_of(number)) for number, each in enumerate(found.questions)),
     )
 
@@ -179,7 +181,7 @@ def _pair_row(asked: Asked, found: Comparison) -> tuple[Cell, ...]:
         *_names(found),
         Cell(numbers.difference(found.mean_difference), found.mean_difference),
         Cell(
-            "" if interval is None else numbers.interval_of_difference(interval),
+            "" if interval is None else f"{numbers.interval_of_difference(interval)} ({numbers.level(interval)})",
             None if interval is None else interval.low,
         ),
         *_verdict(asked, found),
@@ -194,7 +196,9 @@ def _ratio_row(asked: Asked, found: Comparison) -> tuple[Cell, ...]:
         *_names(found),
         Cell(numbers.ratio(ratio), ratio),
         Cell(
-            f"{numbers.ratio(interval.low)} to {numbers.ratio(interval.high)}" if interval else "",
+            f"{numbers.ratio(interval.low)} to {numbers.ratio(interval.high)} ({numbers.level(interval)})"
+            if interval
+            else "",
             None if interval is None else interval.low,
         ),
         *(Cell("" if each is None else numbers.minutes(each), each) for each in minutes),
