@@ -29,7 +29,7 @@ check: install-dev  ## ruff, mypy, import rule and all tests: what CI runs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses logical --dist loadfile
+	$(BIN)/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 install: $(VENV)/.installed  ## create .venv with the pinned dependencies
 

@@ -108,9 +108,10 @@ def _of_point(records: Sequence[Record]) -> Iterator[float]:
     losses = _losses(records)
     yield from _mean_and_interval(losses)
     yield math.exp(losses.mean())
-    for name, unit in (("bits_per_byte", 1), ("train_minutes", 1), ("peak_memory_bytes", 2**30)):
+    for name, unit in (("bits_per_byte", 1), ("peak_memory_bytes", 2**30)):
         if name in records[0].summary:
             yield np.mean([record.summary[name] for record in records]) / unit
+    yield float(np.median([record.minutes for record in records]))
     for epoch in {row["epoch"] for row in records[0].rows if row["kind"] == "eval"}:
         ends = [[row for row in record.rows if row["kind"] == "eval" and row["epoch"] == epoch] for record in records]
         yield np.mean([rows[-1]["loss"] for rows in ends])
@@ -162,6 +163,8 @@ def _of_pair(one: Sequence[Record], other: Sequence[Record]) -> Iterator[float]:
     yield float(stats.ttest_1samp(differences, 0).pvalue)
     yield 2 / 2 ** len(differences)
     yield _detectable(float(differences.std(ddof=1)), len(differences))
+    first, second = (_flops(some) for some in (one, other))
+    yield from (first / second, second / first)
     ratios = np.array([ours.minutes / theirs.minutes for ours, theirs in zip(one, other, strict=True)])
     yield from np.exp(list(_mean_and_interval(np.log(ratios))))
     reached = np.array([_to_one_loss(*pair) for pair in zip(one, other, strict=True)])
@@ -194,15 +197,16 @@ def _to_one_loss(*pair: Record) -> list[float]:
     return found
 
 
+def _flops(some: Sequence[Record]) -> float:
+    return float(model_size(some[0].config.model).training_flops_per_token * some[0].summary["tokens"])
+
+
 def _scaling(points: Sequence[Sequence[Record]]) -> Iterator[float]:
     """Rates for each doubling of training FLOPs, how the last differs from the first, and the power laws."""
 
-    def flops(some: Sequence[Record]) -> float:
-        return float(model_size(some[0].config.model).training_flops_per_token * some[0].summary["tokens"])
-
-    ordered = sorted(points, key=flops)
+    ordered = sorted(points, key=_flops)
     losses = np.array([_losses(some) for some in ordered])
-    doublings = np.diff(np.log2([flops(some) for some in ordered]))
+    doublings = np.diff(np.log2([_flops(some) for some in ordered]))
     rates = np.diff(losses, axis=0) / doublings[:, None]
     yield from rates.mean(axis=1)
     yield from _mean_and_interval(rates[-1] - rates[0])

@@ -62,7 +62,7 @@ def test_loose_arms_have_the_tables_of_a_comparison(tmp_path: Path) -> None:
     (row,) = found["Which reaches one loss sooner? (minutes)"]
     logs = np.log(ratios)
     low, high = np.exp(stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs)))
-    assert row[2:7] == [f"{np.exp(logs.mean()):.2f}", f"{low:.2f} to {high:.2f}", "9.0", "6.0", "1 2 3"]
+    assert row[2:7] == [f"{np.exp(logs.mean()):.2f}", f"{low:.2f} to {high:.2f} (95 %)", "9.0", "6.0", "1 2 3"]
     sentence = "HGNN reaches a loss that both reach later than GNN: 1.5 times its minutes (95 % interval"
     for said in (words(section), words(overview_section(group_of(tmp_path), (), []))):
         (line,) = [line for line in said.splitlines() if line.startswith(sentence)]

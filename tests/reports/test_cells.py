@@ -85,7 +85,7 @@ def test_the_front_has_the_numbers_of_each_point_in_its_own_row(name: str, tmp_p
     points = made(name, tmp_path / "runs")
     costs = {
         label: {
-            "minutes": float(np.mean([record.minutes for record in records])),
+            "minutes": float(np.median([record.minutes for record in records])),
             "flops": flops(records),
             "parameters": float(model_size(records[0].config.model).total_parameters),
         }
@@ -148,7 +148,10 @@ def test_curves_and_gaps_stand_in_the_row_of_their_point(name: str, tmp_path: Pa
         assert row["last evaluation loss"] == f"{evaluated.mean():.4f}"
         assert row["gap" if alike else "difference"] == signed((evaluated - trained).mean())
         low, high = interval(evaluated - trained)
-        assert row["95 % interval"] == f"{signed(low)} to {signed(high)}"
+        if np.ptp(evaluated - trained) > 1e-9:
+            assert row["95 % interval"] == f"{signed(low)} to {signed(high)}"
+        else:
+            assert row["95 % interval"] == "none: the seeds do not differ"
 
 
 def test_movement_stands_in_its_own_cells(tmp_path: Path) -> None:
@@ -201,7 +204,7 @@ def test_the_kept_comparison_has_the_numbers_of_each_arm_in_its_own_row() -> Non
 
 
 def test_the_kept_comparison_has_the_differences_of_its_pairs() -> None:
-    """Of losses, and of what models lose without their coupling, whose two intervals are at Holm's levels."""
+    """Of losses, to the first and to the control, and of what models lose without their coupling: at Holm's levels."""
     text, _ = kept("study-comparison")
     arms = arms_of_the_study()
     first, *others = arms
@@ -209,6 +212,10 @@ def test_the_kept_comparison_has_the_differences_of_its_pairs() -> None:
     found = list(rows(text, "Which has the lower loss? (nats a token)"))
     assert [(row["arm"], row["against"]) for row in found] == [(arm, first) for arm in others]
     check_pairs({row["arm"]: row for row in found}, further)
+    controlled = {arm: losses(arms[arm]) - losses(arms["mean"]) for arm in arms if arm != "mean"}
+    found = list(rows(text, "Which has a lower loss than experts that exchange nothing? (nats a token)"))
+    assert [(row["arm"], row["against"]) for row in found] == [(arm, "mean") for arm in controlled]
+    check_pairs({row["arm"]: row for row in found}, controlled)
     lost = {
         arm: np.array([ablation(each) for each in records])
         for arm, records in arms.items()
@@ -246,7 +253,7 @@ def check_pairs(found: Mapping[str, dict[str, str]], differences: Mapping[str, F
         least = min(1.0, max(least, p_values[arm] * left))
         low, high = interval(differences[arm], 1 - level)
         assert row["difference"] == signed(differences[arm].mean())
-        assert row["interval"] == f"{signed(low)} to {signed(high)}"
+        assert row["interval"] == f"{signed(low)} to {signed(high)} ({100 * (1 - level):.3g} %)"
         assert float(row["p after Holm"]) == pytest.approx(least, rel=0.005)
 
 

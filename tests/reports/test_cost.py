@@ -114,13 +114,13 @@ def test_points_of_charts_have_the_bars_of_the_static_figure(tmp_path: Path) -> 
     chart = figures(cost_section(group_of(tmp_path)))[0].chart
     assert chart is not None
     (point,) = [trace for trace in chart["data"] if "error_x" in trace]
-    assert point["x"] == [4.0]
+    assert point["x"] == [3.0], "the median"
     assert point["error_x"] == {
         "type": "data",
         "symmetric": False,
         "visible": True,
-        "array": [3.0],
-        "arrayminus": [2.0],
+        "array": [4.0],
+        "arrayminus": [1.0],
     }
 
 
