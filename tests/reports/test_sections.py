@@ -365,7 +365,7 @@ def test_models_without_their_coupling_are_counted_apart(monkeypatch: pytest.Mon
     monkeypatch.chdir(golden.ROOT)
     (group,), _ = read_sources(["results/wikitext2/study-comparison"])
     said = words_of(protocol_section(group))
-    assert "Configurations tried: 3 (4 where models with their coupling changed are compared too), with 15 runs" in said
+    assert "Configurations tried: 3 (5 where models with their coupling changed are compared too), with 15 runs" in said
 
 
 def test_the_protocol_names_leaks_failures_and_what_is_not_recorded(tmp_path: Path) -> None:

@@ -266,6 +266,7 @@ def test_an_ablated_model_is_held_against_itself(tmp_path: Path) -> None:
     assert (of_gnn.verdict, of_gnn.pairs.seeds) == ("no evidence", (1, 2, 4, 5))
     assert of_hgnn.verdict == "worse"
     assert of_hgnn.mean_difference == pytest.approx(0.053)
+    assert {each.configurations_tried for each in question.verdicts} == {4}, "two that were trained, and each ablated"
 
 
 def test_a_damaged_record_of_ablations_is_named_and_left_out(tmp_path: Path) -> None:

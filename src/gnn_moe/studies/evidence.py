@@ -270,6 +270,7 @@ def _ablated(
 def _ablations(found: Ablated, tried: int) -> list[Question]:
     """Of each ablation that was asked: every arm's models as they are and ablated, at their selected checkpoints."""
     questions = []
+    ablated = sum(map(len, found.values()))  # each a configuration of its own, beside those that were trained
     for ablation, arms in found.items():
         pairs = [
             (
@@ -279,7 +280,7 @@ def _ablations(found: Ablated, tried: int) -> list[Question]:
             for label, by_seed in arms.items()
         ]
         asks = f"What does a trained model lose with {_ABLATED[ablation]}?"
-        questions.append(_ask(asks, "nats a token", pairs, max(tried, 2 * len(pairs))))
+        questions.append(_ask(asks, "nats a token", pairs, tried + ablated))
     return questions
 
 
