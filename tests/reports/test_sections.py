@@ -361,7 +361,7 @@ def test_the_frequencies_of_a_study_are_read_where_its_runs_lie(tmp_path: Path) 
 
 
 def test_models_without_their_coupling_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verdicts on these say 4 configurations tried: the two arms that have a coupling, with and without it."""
+    """Verdicts on these say 5 configurations tried: the three arms, and the two that have a coupling without it."""
     monkeypatch.chdir(golden.ROOT)
     (group,), _ = read_sources(["results/wikitext2/study-comparison"])
     said = words_of(protocol_section(group))
