@@ -88,7 +88,7 @@ def test_the_first_page_has_what_was_decided_and_counts_the_rest(tmp_path: Path)
     assert [each.arm for each in compared if each.verdict != "no evidence"] == ["dense"]
     said = words(overview_section(group, (), [])).splitlines()
     told = [line.split(" (")[0] for line in said if "better" in line or "worse" in line]
-    assert told == ["HGNN is worse than dense: loss +0.1989", "dense is better than GNN: loss −0.1988"]
+    assert told == ["dense is better than GNN: loss −0.1988", "HGNN is worse than dense: loss +0.1989"]
     assert said[2].startswith("No evidence that ")
     assert said[4] == "And 15 more comparisons with no evidence of a difference, where the arms are compared."
 

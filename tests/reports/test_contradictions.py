@@ -36,12 +36,12 @@ def change(file: Path, *names: str, value: Any) -> None:
     file.write_text(json.dumps(values), encoding="utf-8")
 
 
-def first_row_nudged(file: Path) -> None:
-    """The evaluation that was reported gets another loss."""
+def nudge(file: Path, name: str) -> None:
+    """All evaluations get another loss."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         if row["kind"] == "eval":
-            row["reported_loss"] += 1
+            row[name] += 1
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -65,7 +65,13 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no summary": (lambda run: (run / "summary.json").unlink(), "its summary.json is missing"),
     "a cut summary": (lambda run: (run / "summary.json").write_text('{"sta'), "train the run again with --overwrite"),
     "empty metrics": (lambda run: (run / "metrics.jsonl").write_text(""), "selected_step is "),
-    "other metrics": (lambda run: first_row_nudged(run / "metrics.jsonl"), "reported_loss is "),
+    "other metrics": (lambda run: nudge(run / "metrics.jsonl", "reported_loss"), "reported_loss is "),
+    "another curve": (lambda run: nudge(run / "metrics.jsonl", "loss"), " in its summary.json and 6."),
+    "another vocabulary": (
+        lambda run: change(run / "config.json", "model", "vocab_size", value=17),
+        "total_parameters is 7723176 in its summary.json and ",
+    ),
+    "other minutes": (lambda run: change(run / "summary.json", "eval_minutes", value=99.5), "eval_minutes is "),
     "metrics of no text": (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\n"), "is not a JSON object"),
 }
 
@@ -131,6 +137,57 @@ def test_verdicts_that_rest_on_other_losses_are_doubted(tmp_path: Path) -> None:
     (group,), _ = read_sources([study])
     (said,) = [line for line in words(arms_section(group)).splitlines() if "rest on other losses" in line]
     assert said.startswith("mean: its verdicts rest on other losses than its runs have now, of seed 2;")
+
+
+VERDICT: dict[str, tuple[str, Any]] = {
+    "verdict": ("verdict", "better"),
+    "difference": ("mean_difference", -5.0),
+    "interval": ("decision_interval", {"low": -2.0, "high": -1.0, "level": 0.975}),
+    "p": ("holm_p_value", 0.0001),
+    "its differences": (
+        "pairs",
+        {"seeds": [1, 2], "differences": [-1.0, -1.1], "only_in_arm": [], "only_in_baseline": []},
+    ),
+}
+
+
+@pytest.mark.parametrize("question", [0, 2])
+@pytest.mark.parametrize("case", VERDICT)
+def test_a_verdict_that_does_not_follow_from_its_numbers_is_doubted(case: str, question: int, tmp_path: Path) -> None:
+    study = shutil.copytree(KEPT / "study-comparison", tmp_path / "study-comparison")
+    name, value = VERDICT[case]
+    found = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    asked = found["comparison"]["evidence"]["questions"][question]
+    asked["verdicts"][0][name] = value
+    (study / "study.json").write_text(json.dumps(found), encoding="utf-8")
+    (group,), _ = read_sources([study])
+    said = [line for line in words(arms_section(group)).splitlines() if "does not follow from its own numbers" in line]
+    # Holm is over all of a question, so that what one is changed to may move the others.
+    assert any(f"{asked['verdicts'][0]['arm']} and {asked['verdicts'][0]['baseline']}" in line for line in said)
+    assert all(line.startswith(asked["asks"]) for line in said)
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no questions": lambda comparison: comparison["evidence"].pop("questions"),
+    "nothing asked": lambda comparison: comparison["evidence"]["questions"].clear(),
+    "no differences": lambda comparison: comparison["evidence"]["questions"][0]["verdicts"][0].pop("pairs"),
+    "a loss that is no number": lambda comparison: comparison["evidence"]["cells"][1]["losses"].append(float("nan")),
+    "evidence of text": lambda comparison: comparison.update(evidence="gone"),
+    "no first": lambda comparison: comparison.pop("first"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_evidence_is_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = shutil.copytree(KEPT / "study-comparison", tmp_path / "study-comparison")
+    found = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    DAMAGE[case](found["comparison"])
+    (study / "study.json").write_text(json.dumps(found), encoding="utf-8")
+    assert main(["report", str(study), "--output", str(tmp_path / "report")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gnn-moe report: {study / 'study.json'}: comparison is damaged (")
+    assert said.endswith("; run the comparison again\n")
+    assert said.count("\n") == 1
 
 
 def _with_another_loss(study: Path, *, arm: str, seed: int) -> list[dict[str, Any]]:

@@ -269,7 +269,7 @@ def test_a_comparison_in_words() -> None:
     first, second = compared(baseline, lower, same)
     assert in_words(first) == (
         "hgnn is better than gnn: loss −0.098 (97.5 % interval −0.1111 to −0.08492); 5 seeds in common; paired t p "
-        "1.26e-05, 2.53e-05 after Holm over 2 arms; sign flips p 0.0625, at best 0.0625 with so many seeds; a true "
+        "1.26e-05, 2.53e-05 after Holm over 2 pairs; sign flips p 0.0625, at best 0.0625 with so many seeds; a true "
         "difference of 0.0172 is found 80 times in 100; 9 configurations tried"
     )
     assert in_words(second).startswith("No evidence that mean and gnn differ: loss +0.002 (95 % interval −0.01")

@@ -13,11 +13,9 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from gnn_moe.reports import numbers
 from gnn_moe.reports.controls import Contestant, against_controls
 from gnn_moe.reports.costs import flops_of_run, minutes_of_point, parameters_of_run, unsteady
 from gnn_moe.reports.difference_curves import difference_figure
@@ -26,11 +24,12 @@ from gnn_moe.reports.kinds import besides_coupler, kind_of
 from gnn_moe.reports.marks import seed_links
 from gnn_moe.reports.points import Group, Point, Run
 from gnn_moe.reports.rows import LOSS_IN_WORDS
+from gnn_moe.reports.stored_evidence import StoredArm, StoredEvidence, doubts, is_comparison, stored_evidence
 from gnn_moe.reports.weighed import ArmRow, Asked, Weighed, section_of
 from gnn_moe.studies.evidence import LOG_MINUTES, Curve, minutes_to_one_loss, read_minute_curves
 from gnn_moe.studies.results import StudyResults
 from gnn_moe.studies.statistics import mean_estimate
-from gnn_moe.studies.verdicts import Arm, Comparison, compare, compare_pairs, comparison_from
+from gnn_moe.studies.verdicts import Arm, Comparison, compare, compare_pairs
 
 _FIRST = "GNN"
 """What others are held against, where it is among them."""
@@ -43,7 +42,7 @@ def arms_section(group: Group) -> Section:
     unfinished = tuple(
         Paragraph(f"{study.values['study']}: not every point has an outcome yet, so nothing is weighed.", "warning")
         for study in group.studies
-        if study.values["comparison"] and evidence_of(study) is None
+        if is_comparison(study) and stored_evidence(study) is None
     )
     sections = tuple(section_of(each) for each in weighed_of(group))
     blocks: tuple[Block, ...] = unfinished
@@ -54,98 +53,66 @@ def arms_section(group: Group) -> Section:
 
 def weighed_of(group: Group) -> list[Weighed]:
     """The comparisons of studies, then those of loose runs."""
-    of_studies = [_of_study(group, study) for study in group.studies if evidence_of(study) is not None]
+    of_studies = [
+        _of_study(group, study, found) for study in group.studies if (found := stored_evidence(study)) is not None
+    ]
     loose = [_of_loose(group, points, number) for number, points in enumerate(alike_but_for_coupler(group), 1)]
     return [*of_studies, *loose]
 
 
-def evidence_of(study: StudyResults) -> Mapping[str, Any] | None:
-    """What a comparison found, or None for another study, or before every point has an outcome."""
-    comparison = study.values.get("comparison")
-    found: Mapping[str, Any] | None = comparison["evidence"] if comparison else None
-    return found
-
-
-def _of_study(group: Group, study: StudyResults) -> Weighed:
+def _of_study(group: Group, study: StudyResults, found: StoredEvidence) -> Weighed:
     """As it was weighed: the stored values, in words of now."""
-    found, name = evidence_of(study), str(study.values["study"])
-    assert found is not None
+    name = str(study.values["study"])
     points = {point.arm: point for point in group.points if point.arm and any(run.study == name for run in point.runs)}
-    comparison = study.values["comparison"]
     asked = []
-    for each in found["questions"]:
-        verdicts = tuple(map(comparison_from, each["verdicts"]))
-        question = Asked(asks=each["asks"], unit=each["unit"], verdicts=verdicts)
+    for each in found.questions:
+        question = Asked(asks=each.asks, unit=each.unit, verdicts=each.verdicts)
         asked.append(_timed(group, question, points) if question.of_ratio else question)
     contestants = {
-        cell["label"]: Contestant(arm=_cell_arm(cell), point=points[cell["label"]])
-        for cell in found["cells"]
-        if cell["label"] in points
+        each.arm.name: Contestant(arm=each.arm, point=points[each.arm.name])
+        for each in found.arms
+        if each.arm.name in points
     }
-    arms = tuple(_stored_arm(group, cell, points.get(cell["label"])) for cell in found["cells"])
-    asked = _with_controls(asked, contestants, arms, first=str(comparison["first"]))
+    arms = tuple(_stored_arm(group, each, points.get(each.arm.name)) for each in found.arms)
+    asked = _with_controls(asked, contestants, arms)
     asked = [dataclasses.replace(question, runs=_links(points)) for question in asked]
     anchor = f"arms-{_slug(name)}"
     return Weighed(
         title=f"Comparison {name}",
         anchor=anchor,
-        how=f"Equal {comparison['budget']}; {comparison['first']} is what the others are held against.",
+        how=f"Equal {found.budget}; {found.first} is what the others are held against.",
         loss=LOSS_IN_WORDS[group.loss_name],
         arms=arms,
         questions=tuple(asked),
         figure=_differences(anchor, points, asked),
         warnings=(
             *([str(study.values["note"])] if study.values.get("note") else []),
-            *found["notes"],
-            *_weighed_otherwise(group, found["cells"], points),
+            *found.notes,
+            *doubts(found, points, group.loss_name),
         ),
         notes=tuple(f"{said}." for point in points.values() if (said := unsteady(group, point)) is not None),
     )
 
 
-def _cell_arm(cell: Mapping[str, Any]) -> Arm:
-    return Arm(name=cell["label"], seeds=tuple(cell["seeds"]), losses=tuple(cell["losses"]))
-
-
 def _with_controls(
-    asked: Sequence[Asked], contestants: Mapping[str, Contestant], arms: Sequence[ArmRow], *, first: str
+    asked: Sequence[Asked], contestants: Mapping[str, Contestant], arms: Sequence[ArmRow]
 ) -> list[Asked]:
     """The questions of a comparison, that of losses first, and after it those of what controls tell."""
     losses = dataclasses.replace(asked[0], is_of_arms=True)
-    tried = losses.verdicts[0].configurations_tried
-    of_arms = [losses, *against_controls(contestants, first=first, configurations_tried=tried)]
+    of_arms = [losses, *against_controls(contestants, losses.verdicts)]
     flops = {arm.label: arm.flops for arm in arms if arm.flops is not None}
     return [*(dataclasses.replace(each, flops=flops) for each in of_arms), *asked[1:]]
 
 
-def _weighed_otherwise(group: Group, cells: Sequence[Mapping[str, Any]], points: Mapping[str, Point]) -> Iterator[str]:
-    """That verdicts rest on other losses than their runs have, as where one was run again since."""
-    for cell in cells:
-        point = points.get(cell["label"])
-        now = {} if point is None else point.by_seed(group.loss_name)
-        changed = [seed for seed, loss in zip(cell["seeds"], cell["losses"], strict=True) if now.get(seed) != loss]
-        if changed:
-            yield (
-                f"{cell['label']}: its verdicts rest on other losses than its runs have now, of seed "
-                f"{numbers.listed(list(map(str, changed)))}; run the comparison again"
-            )
-
-
-def _stored_arm(group: Group, cell: Mapping[str, Any], point: Point | None) -> ArmRow:
-    runs = () if point is None else tuple(run for run in point.runs if run.seed in cell["seeds"])
-    seeds = [*spans(seed_links(runs))] if runs else [Span(" ".join(map(str, cell["seeds"])) or "none")]
-    if cell["left_out"]:
-        seeds.append(Span(f" ({len(cell['left_out'])} left out)"))
-    return ArmRow(
-        label=cell["label"],
-        seeds=tuple(seeds),
-        count=len(cell["seeds"]),
-        estimate=mean_estimate(cell["losses"]) if cell["losses"] else None,
-        parameters=cell["parameters"],
-        steps=cell["steps"],
-        flops=cell["training_flops"],
-        minutes=None if point is None else minutes_of_point(point),
-    )
+def _stored_arm(group: Group, stored: StoredArm, point: Point | None) -> ArmRow:
+    arm = stored.arm
+    runs = () if point is None else tuple(run for run in point.counted if run.seed in arm.seeds)
+    row = _arm_row(group, arm.name, point, runs)
+    seeds = [*spans(seed_links(runs))] if runs else [Span(" ".join(map(str, arm.seeds)) or "none")]
+    if stored.left_out:
+        seeds.append(Span(f" ({stored.left_out} left out)"))
+    estimate = mean_estimate(arm.losses) if arm.losses else None
+    return dataclasses.replace(row, seeds=tuple(seeds), count=len(arm.seeds), estimate=estimate)
 
 
 def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
@@ -172,8 +139,8 @@ def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
         verdicts = compare_pairs(pairs, configurations_tried=max(len(group.points), len(named)), generator=generator)
         question = Asked(asks="Which reaches one loss sooner?", unit=LOG_MINUTES, verdicts=verdicts)
         asked.append(_timed(group, question, named))
-    arms = tuple(_loose_arm(group, name, point) for name, point in named.items())
-    asked = _with_controls(asked, contestants, arms, first=first)
+    arms = tuple(_arm_row(group, name, point, point.counted) for name, point in named.items())
+    asked = _with_controls(asked, contestants, arms)
     asked = [dataclasses.replace(question, runs=_links(named)) for question in asked]
     anchor = f"arms-runs-{number}"
     return Weighed(
@@ -195,8 +162,8 @@ def _differences(anchor: str, points: Mapping[str, Point], asked: Sequence[Asked
     return difference_figure(f"difference-{anchor}", points, pairs)
 
 
-def _loose_arm(group: Group, name: str, point: Point) -> ArmRow:
-    runs = point.counted
+def _arm_row(group: Group, name: str, point: Point | None, runs: Sequence[Run]) -> ArmRow:
+    """An arm by some of its runs."""
 
     def mean(of: Callable[[Run], float | None]) -> float | None:
         found = [value for run in runs if (value := of(run)) is not None]
@@ -206,11 +173,11 @@ def _loose_arm(group: Group, name: str, point: Point) -> ArmRow:
         label=name,
         seeds=seed_links(runs),
         count=len(runs),
-        estimate=point.estimate(group.loss_name),
+        estimate=None if point is None else point.estimate(group.loss_name),
         parameters=next((found for run in runs if (found := parameters_of_run(run)) is not None), None),
         steps=mean(lambda run: run.number("steps")),
         flops=mean(flops_of_run),
-        minutes=minutes_of_point(point),
+        minutes=None if point is None else minutes_of_point(point),
     )
 
 
@@ -302,13 +269,8 @@ class Undecided:
 
 
 def undecided(group: Group) -> Iterator[Undecided]:
-    """The comparisons of losses without a verdict, where the seeds differ; a pair once."""
-    seen = set()
+    """The comparisons of losses without a verdict, where the seeds differ."""
     for each in (verdict for found in weighed_of(group) for asked in found.questions for verdict in asked.of_arms):
-        pair = frozenset((each.arm, each.baseline))
-        if pair in seen:
-            continue
-        seen.add(pair)
         if each.verdict == "no evidence" and each.mean_difference and each.spread:
             yield Undecided(
                 arm=each.arm,

@@ -1,13 +1,13 @@
 """Couplers held against each control that was run with them: does a graph give more than what has none?
 
 A comparison weighs its arms against one of them, the first. Where that is a GNN, whether its exchange is worth anything
-at all is asked of the other couplers nowhere. So a report asks it of all, once a control: paired t by seed, Holm over
-the couplers that are held against it. What stands alone besides, as loose runs do, has the same said of it.
+at all is asked of the other couplers nowhere. So a report asks it, once a control: paired t by seed, Holm over all
+pairs of losses of the comparison. Loose runs that differ in their coupler alone are asked the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,13 @@ import numpy as np
 from gnn_moe.reports.kinds import CONTROLS, NOTHING_EXCHANGED, Control, besides_coupler, control_of, is_coupled
 from gnn_moe.reports.points import Point
 from gnn_moe.reports.weighed import Asked
-from gnn_moe.studies.verdicts import Arm, compare_pairs
+from gnn_moe.studies.verdicts import Arm, Comparison, compare_pairs
 
 _SEED = 0
 """Of the draws that statistics beyond 20 seeds need."""
 _HOW = (
-    "Asked by the report, of every coupler here that differs from the control in nothing else. Holm is over these "
-    "pairs alone; a pair that is weighed above too is weighed there with others, so its p may differ."
+    "Asked by the report, of every coupler here that differs from the control in nothing else and is not weighed "
+    "against it above. Holm is over these pairs, those above and those of other controls."
 )
 
 
@@ -33,17 +33,15 @@ class Contestant:
     point: Point
 
 
-def against_controls(
-    contestants: Mapping[str, Contestant], *, first: str, configurations_tried: int
-) -> tuple[Asked, ...]:
-    """A question for each control that some couplers can be held against.
+def against_controls(contestants: Mapping[str, Contestant], weighed: Sequence[Comparison]) -> tuple[Asked, ...]:
+    """A question for each control that some couplers can be held against, and are not yet.
 
     Args:
         contestants: of one comparison, by name.
-        first: what all are held against already; a question that only asks the same again is left out.
-        configurations_tried: on the way to this comparison.
+        weighed: its pairs, with which Holm is taken.
     """
-    found = []
+    known = {frozenset((each.arm, each.baseline)) for each in weighed}
+    asked: dict[str, list[tuple[Arm, Arm]]] = {}
     for control in CONTROLS:
         pairs = [
             (other.arm, each.arm)
@@ -51,13 +49,23 @@ def against_controls(
             for other in contestants.values()
             if control_of(other.point) == control.key and _is_asked(each.point, other.point, control)
         ]
-        if not pairs or all(first in (control_arm.name, arm.name) for control_arm, arm in pairs):
-            continue
-        tried = max(configurations_tried, len({arm.name for pair in pairs for arm in pair}))
-        verdicts = compare_pairs(pairs, configurations_tried=tried, generator=np.random.default_rng(_SEED))
-        asks = f"Which has a lower loss than {control.what}?"
+        if new := [pair for pair in pairs if frozenset((pair[0].name, pair[1].name)) not in known]:
+            asked[f"Which has a lower loss than {control.what}?"] = new
+    tried = max((len(contestants), *(each.configurations_tried for each in weighed)))
+    alone = {asks: _compared(pairs, tried) for asks, pairs in asked.items()}
+    found = []
+    for asks, pairs in asked.items():
+        others = [each for other, verdicts in alone.items() if other != asks for each in verdicts]
+        verdicts = _compared(pairs, tried, beside=[each.p_value for each in (*weighed, *others)])
         found.append(Asked(asks=asks, unit="nats a token", verdicts=verdicts, is_of_arms=True, how=_HOW))
     return tuple(found)
+
+
+def _compared(
+    pairs: Sequence[tuple[Arm, Arm]], tried: int, beside: Sequence[float | None] = ()
+) -> tuple[Comparison, ...]:
+    generator = np.random.default_rng(_SEED)
+    return compare_pairs(pairs, configurations_tried=tried, generator=generator, beside=beside)
 
 
 def _is_asked(point: Point, other: Point, control: Control) -> bool:

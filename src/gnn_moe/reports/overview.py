@@ -38,10 +38,6 @@ class _Verdict:
         return self.found.verdict != "no evidence"
 
     @property
-    def pair(self) -> frozenset[str]:
-        return frozenset((self.found.arm, self.found.baseline))
-
-    @property
     def sentence(self) -> Text:
         return with_table(self.asked.sentence(self.found, short=True), self.anchor)
 
@@ -98,11 +94,7 @@ def _findings(group: Group, best: Sequence[Text], more: Sequence[Text], prefix: 
         for number, asked in enumerate(weighed.questions):
             anchor = f"{prefix}{weighed.anchor_of(number)}"
             verdicts = [_Verdict(asked=asked, found=found, anchor=anchor) for found in asked.verdicts]
-            # A control is held against all: what the first question told of a pair is not told again.
-            told = {each.pair: each.is_told for each in losses}
-            new = [each for each in verdicts if each.pair not in told or each.is_told > told[each.pair]]
-            losses += new if asked.is_of_arms else []
-            others += [] if asked.is_of_arms else verdicts
+            (losses if asked.is_of_arms else others).extend(verdicts)
     losses.sort(key=lambda each: each.rank)
     others.sort(key=lambda each: each.rank)
     lines: list[Text | _Verdict] = [*_leading(losses), *best, *_leading(others), *more]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput
 from gnn_moe.reports import numbers
-from gnn_moe.reports.arms import evidence_of
 from gnn_moe.reports.commands import command
 from gnn_moe.reports.costs import minutes_of_run
 from gnn_moe.reports.document import Block, Bullets, Cell, Code, Column, Paragraph, Section, Span, Table
 from gnn_moe.reports.marks import number_cell
 from gnn_moe.reports.points import LEAKING, Group, Run
+from gnn_moe.reports.stored_evidence import stored_evidence
 from gnn_moe.run_folder import RunFolder
 
 _UNKNOWN = "not recorded"
@@ -116,10 +116,11 @@ def _token_frequencies(run: Run) -> str:
 def _tried(group: Group) -> str:
     """How many configurations, and how many there are where models without their coupling are compared too."""
     weighed = [
-        verdict["configurations_tried"]
+        verdict.configurations_tried
         for study in group.studies
-        for question in (evidence_of(study) or {"questions": ()})["questions"]
-        for verdict in question["verdicts"]
+        if (found := stored_evidence(study)) is not None
+        for question in found.questions
+        for verdict in question.verdicts
     ]
     tried = len(group.points)
     more = (

@@ -175,9 +175,19 @@ def compare(
 
 
 def compare_pairs(
-    pairs: Sequence[tuple[Arm, Arm]], *, configurations_tried: int, generator: np.random.Generator
+    pairs: Sequence[tuple[Arm, Arm]],
+    *,
+    configurations_tried: int,
+    generator: np.random.Generator,
+    beside: Sequence[float | None] = (),
 ) -> tuple[Comparison, ...]:
     """The same for arms with baselines of their own, as where both are compared at several sizes: (baseline, arm).
+
+    Args:
+        pairs: each with names of its own.
+        configurations_tried: as of `compare`.
+        generator: as of `compare`.
+        beside: p values of other pairs that Holm takes together with these, None for a pair that has none.
 
     Raises:
         BadInput: two arms of one name, or fewer configurations tried than are compared.
@@ -189,11 +199,13 @@ def compare_pairs(
         least = f"a whole number from {len(baselines) + len(arms)}, the arms compared"
         raise BadInput(f"configurations_tried {configurations_tried!r} must be {least}")
     alone = [_alone(baseline, arm, generator) for baseline, arm in pairs]
-    decisions = holm([1.0 if one.p_value is None else one.p_value for one in alone])
+    p_values = [*(one.p_value for one in alone), *beside]
+    decisions = holm([1.0 if each is None else each for each in p_values])
+    own = slice(len(alone))
     return tuple(
-        _decided(one, adjusted, rejected, level, arms_compared=len(pairs), configurations_tried=configurations_tried)
+        _decided(one, adjusted, rejected, level, arms_compared=len(p_values), configurations_tried=configurations_tried)
         for one, adjusted, rejected, level in zip(
-            alone, decisions.adjusted, decisions.rejected, decisions.levels, strict=True
+            alone, decisions.adjusted[own], decisions.rejected[own], decisions.levels[own], strict=True
         )
     )
 
@@ -253,6 +265,21 @@ def _decided(
         arms_compared=arms_compared,
         configurations_tried=configurations_tried,
     )
+
+
+def weighed_anew(found: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Comparisons that were weighed jointly, made again from nothing but their differences; names are left out.
+
+    Beyond 20 seeds p values of sign flips are of other draws.
+    """
+    pairs = [
+        (
+            Arm(name=f"baseline {place}", seeds=each.pairs.seeds, losses=(0.0,) * len(each.pairs.seeds)),
+            Arm(name=f"arm {place}", seeds=each.pairs.seeds, losses=each.pairs.differences),
+        )
+        for place, each in enumerate(found)
+    ]
+    return compare_pairs(pairs, configurations_tried=2 * len(pairs), generator=np.random.default_rng(0))
 
 
 def comparison_from(record: Mapping[str, Any]) -> Comparison:
@@ -355,7 +382,7 @@ def _seeds_in_words(found: Comparison) -> str:
 def _holm_words(found: Comparison) -> str:
     if found.arms_compared == 1:
         return ""
-    return f", {found.holm_p_value:.3g} after Holm over {found.arms_compared} arms"
+    return f", {found.holm_p_value:.3g} after Holm over {found.arms_compared} pairs"
 
 
 def _counted(count: int, one: str, several: str) -> str:
