@@ -133,3 +133,16 @@ def test_couplers_with_other_settings_stay_apart(tmp_path: Path) -> None:
         write_run(tmp_path / f"long-{seed}", coupler_type="mean", max_steps=1000, seed=seed, loss=3.0)
     (found,) = loose_comparisons(group_of(tmp_path))
     assert [(each.verdict, "triplets" in each.arm) for each in found] == [("better", False), ("worse", True)]
+
+
+def test_minutes_that_cannot_be_are_left_out_by_name(tmp_path: Path) -> None:
+    for kind in ("GNN", "HGNN"):
+        for seed in (1, 2, 3):
+            rows = [eval_row(10, 5.0 + seed / 10, minutes=-1.0 if (kind, seed) == ("GNN", 2) else 2.0 + seed)]
+            write_run(tmp_path / f"{kind}-{seed}", coupler_type=kind, seed=seed, loss=5.0 + seed / 10, rows=rows)
+    section = arms_section(group_of(tmp_path))
+    assert f"{tmp_path / 'GNN-2' / 'metrics.jsonl'} has an evaluation whose minutes are no number above 0" in words(
+        section
+    )
+    (row,) = tables(section)["Which reaches one loss sooner? (minutes)"]
+    assert row[6] == "1 3"

@@ -13,6 +13,9 @@ import pytest
 from gnn_moe.cli import main
 from gnn_moe.errors import BadInput
 from gnn_moe.reports.arms import arms_section
+from gnn_moe.reports.costs import config_of
+from gnn_moe.reports.document import Table, spans
+from gnn_moe.reports.overview import overview_section
 from gnn_moe.reports.protocol import protocol_section
 from gnn_moe.reports.sources import read_sources
 from tests.reports import golden
@@ -196,3 +199,40 @@ def _with_another_loss(study: Path, *, arm: str, seed: int) -> list[dict[str, An
         if (trial["arm"], trial["seed"]) == (arm, seed):
             trial["reported_loss"] += 0.5
     return trials
+
+
+def test_the_first_page_says_that_verdicts_are_doubted(tmp_path: Path) -> None:
+    study = shutil.copytree(KEPT / "study-comparison", tmp_path / "study-comparison")
+    change(study / "study.json", "trials", value=_with_another_loss(study, arm="mean", seed=2))
+    (group,), _ = read_sources([study])
+    said = words(overview_section(group, (), []))
+    assert "Whether the verdicts of Comparison study-comparison hold: they do not follow, as it says there." in said
+
+
+def test_commands_are_of_a_run_that_agrees_with_its_study(tmp_path: Path) -> None:
+    """One that was trained again in another way is not what the table's losses are of."""
+    comparison = shutil.copytree(KEPT / "study-comparison", tmp_path / "study-comparison")
+    seed = next(folder for folder in comparison.iterdir() if folder.name.startswith("mean,seed=1"))
+    change(seed / "config.json", "model", "coupler_type", value="HGNN")
+    (group,), _ = read_sources([comparison])
+    (point,) = [point for point in group.points if point.arm == "mean"]
+    config = config_of(point)
+    assert config is not None
+    assert config.model.coupler_type == "mean"
+
+
+def test_two_studies_of_the_same_arms_stand_apart(tmp_path: Path) -> None:
+    """Each arm links to the runs of its own study, and a verdict says of which it is."""
+    for name in ("one", "two"):
+        study = shutil.copytree(KEPT / "study-comparison", tmp_path / name)
+        change(study / "study.json", "study", value=name)
+    (group,), _ = read_sources([tmp_path / "one", tmp_path / "two"])
+    for section in arms_section(group).sections:
+        name = section.title.removeprefix("Comparison ")
+        (table,) = [block for block in section.blocks if isinstance(block, Table)]
+        seeds = [[span.href for span in spans(row[1].text) if span.href] for row in table.rows]
+        assert [len(links) for links in seeds] == [5, 5, 5]
+        assert all(str(tmp_path / name) in str(link) for links in seeds for link in links)
+    said = words(overview_section(group, (), []))
+    assert "Comparison one: hgnn_optimized_comparison is better than mean" in said
+    assert "Comparison two: hgnn_optimized_comparison is better than mean" in said

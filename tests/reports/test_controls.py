@@ -82,6 +82,28 @@ def test_a_graph_is_held_against_other_controls_and_they_are_not(tmp_path: Path)
     }
 
 
+def test_two_controls_of_a_kind_are_asked_about_one_by_one(tmp_path: Path) -> None:
+    write_kinds(tmp_path, "GNN", "HGNN")
+    for experts in (1, 2):
+        for seed in range(1, 6):
+            settings: dict[str, Any] = {"architecture": "top_k", "router_top_k": experts}
+            write_run(
+                tmp_path / f"top-{experts}-{seed}",
+                seed=seed,
+                loss=5 + 0.1 * seed + 0.001 * experts * seed**2,
+                **settings,
+            )
+    found = {
+        asks: [(each.arm, each.baseline) for each in asked.verdicts]
+        for asks, asked in questions(tmp_path).items()
+        if "sparse" in asks
+    }
+    assert len(found) == 2
+    assert all(len(pairs) == 1 for pairs in found.values())
+    for asks, ((_, baseline),) in found.items():
+        assert asks == f"Which has a lower loss than a sparse mixture of equal FLOPs ({baseline})?"
+
+
 @pytest.mark.parametrize("kinds", [("GNN", "mean"), ("HGNN", "mean"), ("GNN", "HGNN")])
 def test_nothing_is_asked_twice(kinds: tuple[str, ...], tmp_path: Path) -> None:
     write_kinds(tmp_path, *kinds)

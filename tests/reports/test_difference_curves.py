@@ -51,7 +51,7 @@ def test_the_section_of_arms_has_the_curve(tmp_path: Path) -> None:
         assert rendered(figure) == 1
         assert figure.chart is not None
         names = [trace["name"] for trace in figure.chart["data"]]
-        assert names == (["HGNN minus GNN, band"] if has_band else []) + ["HGNN minus GNN"]
+        assert names == (["HGNN minus GNN, band"] if has_band else []) + ["HGNN<br>minus GNN"]
         last = "+0.1000" if has_band else "0.0000"
         assert last in figure.description
 

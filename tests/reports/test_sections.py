@@ -146,12 +146,13 @@ def test_plans_stand_beside_what_runs_took_and_the_room_that_they_had(tmp_path: 
         path = tmp_path / name / "summary.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"peak_memory_bytes": share * planned[name]}))
     said = words_of(recommendations_section(group_of(tmp_path)))
-    assert "(2 runs here took 0.90 to 1.20 times what their settings say)." in said
+    most = f"so up to {1.2 * planned['b'] / 2**30:.2f} GiB"
+    assert f"(2 runs here took 0.90 to 1.20 times what their settings say), {most}." in said
     assert "NOT" not in said
     for name, room in (("a", 2**40), ("b", planned["b"])):
         (tmp_path / name / "environment.json").write_text(json.dumps({"device": "cpu", "room_bytes": room}))
     said = words_of(recommendations_section(group_of(tmp_path)))
-    assert f"they had {planned['b'] / 2**30:.2f} GiB of room). That does NOT fit there." in said
+    assert f"they had {planned['b'] / 2**30:.2f} GiB of room), {most}. That does NOT fit there." in said
 
 
 def test_without_its_vocabulary_no_memory_is_planned(tmp_path: Path) -> None:

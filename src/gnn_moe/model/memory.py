@@ -4,8 +4,8 @@ Letters: B rows, T positions, N = B·T tokens, E experts, D width, V vocabulary,
 
 A step is fullest when its forward pass ends: parameters, both moments of AdamW and all that the layers keep for their
 backward pass are there, and the head forms its gradients; the layers' own gradients come as what was kept goes. What
-is kept is counted tensor by tensor, and the tests hold the count to the built model. Only two numbers were measured:
-what a process holds besides tensors, and how much of a CPU's heap lies idle between blocks.
+is kept is counted tensor by tensor, and the tests hold the count to the built model. Only three numbers were measured:
+what a process holds besides tensors, and how much of a CPU's heap lies idle between blocks in either precision.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ PIECE_ROWS, PIECE_ROWS_MULTIPLE = 512, 64
 """Rows that the FFN of a control computes at once on a CPU, and a multiple that the last ones are filled up to."""
 _PROCESS_BYTES = 425 * 2**20
 """Of a CPU run before its model: interpreter, libraries, text."""
-_IDLE_SHARE = 0.7
-"""Of what a step makes and frees: what lies idle between the blocks of glibc's heap at the peak."""
+_IDLE_SHARE = {2: 0.85, 4: 0.45}
+"""Of what a step makes and frees, by the bytes of a number: what lies idle between the blocks of glibc's heap at the
+peak, and what the products of bf16 pack their operands into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     weights = model_size(config).total_parameters * _PARAMETER_BYTES
     activations, working = kept_bytes(config, workload), _working_bytes(config, workload)
     workspace = _logits_bytes(config, workload) * workload.on_cpu
-    idle = round(_IDLE_SHARE * (activations + working + workspace)) * workload.on_cpu
+    idle = round(_IDLE_SHARE[workload.number_bytes] * (activations + working + workspace)) * workload.on_cpu
     gradients = weights * workload.accumulates
     if gradients + activations + working < weights:
         # The fullest moment is then that of the optimiser: every gradient is there, nothing else is.

@@ -63,7 +63,12 @@ def weighed_of(group: Group) -> list[Weighed]:
 def _of_study(group: Group, study: StudyResults, found: StoredEvidence) -> Weighed:
     """As it was weighed: the stored values, in words of now."""
     name = str(study.values["study"])
-    points = {point.arm: point for point in group.points if point.arm and any(run.study == name for run in point.runs)}
+    # Another study's runs of the same arm are its own.
+    points = {
+        point.arm: dataclasses.replace(point, runs=own)
+        for point in group.points
+        if point.arm and (own := tuple(run for run in point.runs if run.study == name))
+    }
     asked = []
     for each in found.questions:
         question = Asked(asks=each.asks, unit=each.unit, verdicts=each.verdicts)
@@ -88,8 +93,8 @@ def _of_study(group: Group, study: StudyResults, found: StoredEvidence) -> Weigh
         warnings=(
             *([str(study.values["note"])] if study.values.get("note") else []),
             *found.notes,
-            *doubts(found, points, group.loss_name),
         ),
+        doubts=tuple(doubts(found, points, group.loss_name)),
         notes=tuple(f"{said}." for point in points.values() if (said := unsteady(group, point)) is not None),
     )
 

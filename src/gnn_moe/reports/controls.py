@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gnn_moe.reports import numbers
 from gnn_moe.reports.kinds import CONTROLS, NOTHING_EXCHANGED, Control, besides_coupler, control_of, is_coupled
 from gnn_moe.reports.points import Point
 from gnn_moe.reports.weighed import Asked
@@ -49,8 +50,11 @@ def against_controls(contestants: Mapping[str, Contestant], weighed: Sequence[Co
             for other in contestants.values()
             if control_of(other.point) == control.key and _is_asked(each.point, other.point, control)
         ]
-        if new := [pair for pair in pairs if frozenset((pair[0].name, pair[1].name)) not in known]:
-            asked[f"Which has a lower loss than {control.what}?"] = new
+        new = [pair for pair in pairs if frozenset((pair[0].name, pair[1].name)) not in known]
+        rounds = _rounds(new)
+        for each in rounds:
+            which = "" if len(rounds) == 1 else f" ({numbers.listed(list(dict.fromkeys(one.name for one, _ in each)))})"
+            asked[f"Which has a lower loss than {control.what}{which}?"] = each
     tried = max((len(contestants), *(each.configurations_tried for each in weighed)))
     alone = {asks: _compared(pairs, tried) for asks, pairs in asked.items()}
     found = []
@@ -59,6 +63,18 @@ def against_controls(contestants: Mapping[str, Contestant], weighed: Sequence[Co
         verdicts = _compared(pairs, tried, beside=[each.p_value for each in (*weighed, *others)])
         found.append(Asked(asks=asks, unit="nats a token", verdicts=verdicts, is_of_arms=True, how=_HOW))
     return tuple(found)
+
+
+def _rounds(pairs: Sequence[tuple[Arm, Arm]]) -> list[list[tuple[Arm, Arm]]]:
+    """Pairs of a control and an arm, in as few questions as have no arm twice: of two controls of a kind, two."""
+    rounds: list[list[tuple[Arm, Arm]]] = []
+    for pair in pairs:
+        free = (some for some in rounds if all(arm.name != pair[1].name for _, arm in some))
+        if (found := next(free, None)) is None:
+            rounds.append([pair])
+        else:
+            found.append(pair)
+    return rounds
 
 
 def _compared(

@@ -34,7 +34,7 @@ from gnn_moe.reports.run_curves import LEAST_EPOCHS, PointCurve, descent, gaps_o
 from gnn_moe.reports.targets import outcome_of, stable_loss_reduction
 from gnn_moe.studies.statistics import MeanEstimate, mean_estimate
 
-_LOSS_TITLE = "loss on the whole evaluation text, nats a token"
+_LOSS_TITLE = "loss, nats a token"
 _X_TITLES = {"steps": "steps", "minutes": "minutes of training and evaluation"}
 _DESCENT_COLUMNS = (
     Column(title="point", numeric=False),
@@ -242,6 +242,7 @@ def _measured_gaps(found: Sequence[PointCurve]) -> Table:
         rows=tuple(map(_measured_row, found)),
         notes=(
             "Both are of the last model, without dropout: on the evaluation text, and on as many training samples.",
+            "Below 0 the gap says that the evaluation text is the easier one, not that a model generalises.",
         ),
     )
 

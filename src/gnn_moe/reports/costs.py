@@ -229,13 +229,17 @@ def known_config(run: Run) -> RunConfig | None:
 
 
 def config_of(point: Point) -> RunConfig | None:
-    """Of its first completed run that has one."""
-    return next((run.config for run in point.completed if run.config is not None), None)
+    """Of its first completed run that has one and whose folder agrees with its study, if there is such a run."""
+    return next((run.config for run in _trusted_first(point) if run.config is not None), None)
 
 
 def known_config_of(point: Point) -> RunConfig | None:
     """The same of which the vocabulary is known."""
-    return next((found for run in point.completed if (found := known_config(run)) is not None), None)
+    return next((found for run in _trusted_first(point) if (found := known_config(run)) is not None), None)
+
+
+def _trusted_first(point: Point) -> list[Run]:
+    return sorted(point.completed, key=lambda run: run.contradiction is not None)
 
 
 def sizes_of(run: Run) -> Mapping[str, float]:

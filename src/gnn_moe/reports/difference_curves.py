@@ -131,8 +131,10 @@ def _chart(found: Iterable[DifferenceCurve]) -> dict[str, Any]:
             traces.append(trace_of(mark, f"{each.label}, band", each.label, fillcolor=mark.color, **band, **looks))
         hover = f"{chart_label(each.label)}<br>step %{{x:.4g}}<br>%{{y:+.4f}}<extra></extra>"
         y = [estimate.mean for estimate in each.estimates]
-        traces.append(trace_of(mark, each.label, each.label, x=x, y=y, mode="lines+markers", hovertemplate=hover))
-    return {"data": traces, "layout": chart_layout("steps", _TITLE, logarithmic=False)}
+        name = f"{each.arm}\nminus {each.against}"  # in two lines, which a phone has room for
+        traces.append(trace_of(mark, name, each.label, x=x, y=y, mode="lines+markers", hovertemplate=hover))
+    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"width": 1, "color": NOTE}}
+    return {"data": traces, "layout": {**chart_layout("steps", _TITLE, logarithmic=False), "shapes": [zero]}}
 
 
 def _band(each: DifferenceCurve) -> tuple[list[float], list[float]]:

@@ -137,7 +137,7 @@ def trace_of(mark: Mark, name: str, group: str, **more: Any) -> Mapping[str, Any
     """A trace of a chart: its look, its name and the point whose traces the legend switches together."""
     return {
         "type": "scatter",
-        "name": chart_label(name),
+        "name": chart_label(name).replace("\n", "<br>"),
         "legendgroup": chart_label(group),
         "line": {"color": mark.color, "dash": mark.dash},
         "marker": {"color": mark.color, "symbol": mark.symbol, "size": 9},

@@ -59,7 +59,9 @@ def planned_in_words(config: RunConfig, known: Experience) -> str:
     """`By its settings it needs 1.62 GiB at its fullest moment on a CPU (…).`"""
     planned = planned_bytes(config)
     short = " That does NOT fit there." if known.fits(planned) is False else ""
+    worst = max((1.0, *known.shares))
+    by_runs = f", so up to {numbers.gibibytes(worst * planned)} GiB" if worst > 1 else ""
     return (
         f"By its settings it needs {numbers.gibibytes(planned)} GiB at its fullest moment on a CPU "
-        f"({known.in_words()}).{short}"
+        f"({known.in_words()}){by_runs}.{short}"
     )

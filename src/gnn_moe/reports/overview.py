@@ -6,12 +6,14 @@ questions of comparisons; then what else the rules say of the fields. What is le
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gnn_moe.reports import numbers
 from gnn_moe.reports.arms import weighed_of
 from gnn_moe.reports.commands import train_command
+from gnn_moe.reports.costs import config_of
 from gnn_moe.reports.document import Block, Bullets, Code, Paragraph, Section, Span, Text
 from gnn_moe.reports.kinds import CONTROLS, control_of
 from gnn_moe.reports.points import Group
@@ -32,6 +34,8 @@ class _Verdict:
     found: Comparison
     anchor: str
     """Of its table."""
+    where: str = ""
+    """Which comparison it is of, where another has arms of the same names."""
 
     @property
     def is_told(self) -> bool:
@@ -39,7 +43,7 @@ class _Verdict:
 
     @property
     def sentence(self) -> Text:
-        return with_table(self.asked.sentence(self.found, short=True), self.anchor)
+        return with_table(f"{self.where}{self.asked.sentence(self.found, short=True)}", self.anchor)
 
     @property
     def rank(self) -> tuple[bool, float, float]:
@@ -72,7 +76,7 @@ def overview_section(
     if recommended:
         first = recommended[0]
         blocks.append(Paragraph(f"The configuration with the lowest loss: {first.point.label}, {first.why}."))
-        config = next((run.config for run in first.point.completed if run.config is not None), None)
+        config = config_of(first.point)
         if config is not None and config.model.hyperedges is None:
             blocks.append(Code(train_command(config)))
     unknown = tuple(_unknown(group))
@@ -90,10 +94,14 @@ def _findings(group: Group, best: Sequence[Text], more: Sequence[Text], prefix: 
     """The lines, and what they leave out of the comparisons."""
     losses: list[_Verdict] = []
     others: list[_Verdict] = []
-    for weighed in weighed_of(group):
+    every = weighed_of(group)
+    named = Counter(label for weighed in every for label in {arm.label for arm in weighed.arms})
+    for weighed in every:
+        is_alone = all(named[arm.label] == 1 for arm in weighed.arms)
+        where = "" if is_alone else f"{weighed.title}: "
         for number, asked in enumerate(weighed.questions):
             anchor = f"{prefix}{weighed.anchor_of(number)}"
-            verdicts = [_Verdict(asked=asked, found=found, anchor=anchor) for found in asked.verdicts]
+            verdicts = [_Verdict(asked=asked, found=found, anchor=anchor, where=where) for found in asked.verdicts]
             (losses if asked.is_of_arms else others).extend(verdicts)
     losses.sort(key=lambda each: each.rank)
     others.sort(key=lambda each: each.rank)
@@ -140,6 +148,9 @@ def _unknown(group: Group) -> Iterator[str]:
     if doubted:
         count = numbers.counted(len(doubted), "run")
         yield f"Which numbers of {count} hold: study and run folder do not agree, as Protocol says."
+    doubted_verdicts = [weighed.title for weighed in weighed_of(group) if weighed.doubts]
+    if doubted_verdicts:
+        yield f"Whether the verdicts of {numbers.listed(doubted_verdicts)} hold: they do not follow, as it says there."
     missing = [run for run in group.runs if run.state not in ("completed", "failed")]
     if missing:
         yield f"What {len(missing)} of {len(group.runs)} runs give: they have not ended."

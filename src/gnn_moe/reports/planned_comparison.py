@@ -52,6 +52,8 @@ def comparison_blocks(point: Point, group: Group, known: Experience) -> list[Blo
         return [Paragraph(f"Comparison: {told}, so none is recommended.")]
     seeds, why = _seeds(group, seen, tested=len(arms) - 1)
     named = numbers.listed(list(arms))
+    if seen is not None and not _was_at_equal_flops(group, point, config):
+        why = f"{why} Those runs had not equal FLOPs, and at equal FLOPs the difference may be another."
     said = f"Comparison: the performance configuration with {named}, equal FLOPs, {seeds} seeds each. {why}"
     words = [word for name in arms for word in ("--arm", f"{name.lower()}:--coupler_type {name}")]
     asked = ["--budget", "flops", "--seeds", ",".join(map(str, range(1, seeds + 1)))]
@@ -80,6 +82,12 @@ def _with_coupler(config: RunConfig, coupler: str) -> RunConfig:
 def _is_like(each: Point, point: Point, coupler: str) -> bool:
     """Whether a point has a loss, this coupler, and else the settings of another."""
     return bool(each.completed) and kind_of(each) == coupler and besides_coupler(each) == besides_coupler(point)
+
+
+def _was_at_equal_flops(group: Group, point: Point, config: RunConfig) -> bool:
+    """Whether GNN and HGNN took as many training FLOPs in this configuration."""
+    gnn, hgnn = (_run_of(group, point, _with_coupler(config, name)) for name in ("GNN", "HGNN"))
+    return gnn is None or hgnn is None or _is_as_long(gnn, hgnn)
 
 
 def _is_as_long(each: Point, point: Point) -> bool:

@@ -126,6 +126,8 @@ class Weighed:
     questions: tuple[Asked, ...]
     figure: Figure | None = None
     """How far the arms lie apart as they train."""
+    doubts: tuple[str, ...] = ()
+    """What its verdicts do not follow from."""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -136,7 +138,7 @@ class Weighed:
 
 def section_of(found: Weighed) -> Section:
     """A comparison: its arms, then each question."""
-    warnings = [Paragraph(text, "warning") for text in found.warnings]
+    warnings = [Paragraph(text, "warning") for text in (*found.doubts, *found.warnings)]
     notes = [Paragraph(text, "note") for text in found.notes]
     loss = Column(title="loss", explains=f"{found.loss}; mean over seeds")
     columns = (*_FIRST_COLUMNS, loss, *_FURTHER_COLUMNS)

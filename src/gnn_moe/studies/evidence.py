@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from gnn_moe.checks import is_number
 from gnn_moe.errors import BadInput
 from gnn_moe.studies.ablations import LOSSES, read_ablations
 from gnn_moe.studies.comparison import Cell, Comparison
@@ -206,8 +207,10 @@ def read_minute_curves(folders: Mapping[int, Path]) -> tuple[dict[int, Curve], d
         except BadInput as damage:
             missing[seed] = str(damage) if folder.exists() else f"{folder} is not on this machine"
             continue
-        evaluations = [row for row in rows if row["kind"] == "eval" and row.get("reported_loss") is not None]
-        if evaluations:
+        evaluations = [row for row in rows if row.get("kind") == "eval" and row.get("reported_loss") is not None]
+        if any(not is_number(row.get("minutes")) or row["minutes"] <= 0 for row in evaluations):
+            missing[seed] = f"{folder / METRICS_FILE} has an evaluation whose minutes are no number above 0"
+        elif evaluations:
             found[seed] = [(row["minutes"], row["reported_loss"]) for row in evaluations]
     return found, missing
 
