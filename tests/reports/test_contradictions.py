@@ -236,3 +236,14 @@ def test_two_studies_of_the_same_arms_stand_apart(tmp_path: Path) -> None:
     said = words(overview_section(group, (), []))
     assert "Comparison one: hgnn_optimized_comparison is better than mean" in said
     assert "Comparison two: hgnn_optimized_comparison is better than mean" in said
+
+
+def test_arms_of_one_name_and_other_settings_are_told_apart(tmp_path: Path) -> None:
+    for name, layers in (("one", 8), ("two", 4)):
+        study = shutil.copytree(KEPT / "study-comparison", tmp_path / name)
+        change(study / "study.json", "study", value=name)
+        change(study / "study.json", "baseline", "model", "num_layers", value=layers)
+    (group,), _ = read_sources([tmp_path / "one", tmp_path / "two"])
+    labels = [point.label for point in group.points]
+    assert len(set(labels)) == len(labels) == 6
+    assert {"mean (one)", "mean (two)"} <= set(labels)

@@ -106,6 +106,8 @@ class Point:
     runs: tuple[Run, ...]
     loss_name: str
     """Which of `LOSSES` its group compares by."""
+    of_study: str | None = None
+    """Where another study has an arm of its name with other settings."""
 
     @property
     def completed(self) -> tuple[Run, ...]:
@@ -114,8 +116,10 @@ class Point:
 
     @property
     def label(self) -> str:
-        """`num_experts 4, learning_rate 0.001`, or the arm's name."""
-        return self.arm or ", ".join(f"{name} {value}" for name, value in self.settings.items()) or "baseline"
+        """`num_experts 4, learning_rate 0.001`, or the arm's name, with its study where names collide."""
+        if self.arm:
+            return f"{self.arm} ({self.of_study})" if self.of_study else self.arm
+        return ", ".join(f"{name} {value}" for name, value in self.settings.items()) or "baseline"
 
     @cached_property
     def counted(self) -> tuple[Run, ...]:

@@ -198,6 +198,7 @@ def _group(protocol: Protocol, mine: Sequence[Run], studies: Sequence[StudyResul
         by_point.setdefault(key, []).append(run)
     own = tuple(study for study in studies if study.values["study"] in names)
     loss_name = loss_name_of(mine)
+    arms = Counter(some[0].arm for some in by_point.values())
     return Group(
         protocol=protocol,
         points=tuple(
@@ -206,6 +207,7 @@ def _group(protocol: Protocol, mine: Sequence[Run], studies: Sequence[StudyResul
                 arm=some[0].arm,
                 runs=tuple(sorted(some, key=lambda run: (run.seed, run.name))),
                 loss_name=loss_name,
+                of_study=some[0].study if arms[some[0].arm] > 1 else None,
             )
             for some in _in_order(list(by_point.values()), fields)
         ),
