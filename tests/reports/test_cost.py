@@ -189,3 +189,11 @@ def test_many_points_are_drawn_without_a_legend_of_all(tmp_path: Path) -> None:
         )
     figure = figures(cost_section(group_of(tmp_path)))[0].draw()
     assert [text.get_text() for legend in figure.legends for text in legend.get_texts()] == ["Pareto front"]
+
+
+def test_flops_are_in_powers_and_other_costs_are_not(tmp_path: Path) -> None:
+    """As in every table: 2.8 × 10¹³ operations, and 10.5M parameters."""
+    write_run(tmp_path / "a")
+    charts = {figure.name: figure.chart for figure in figures(cost_section(group_of(tmp_path)))}
+    forms = {name: chart["layout"]["xaxis"]["exponentformat"] for name, chart in charts.items() if chart is not None}
+    assert forms == {"cost-minutes": "SI", "cost-flops": "power", "cost-parameters": "SI"}

@@ -17,6 +17,7 @@ from gnn_moe.figures.style import BLACK, NOTE, Floats, new_figure, style_axes
 from gnn_moe.reports import numbers
 from gnn_moe.reports.costs import (
     COST_KINDS,
+    FLOPS,
     CostKind,
     Family,
     PointCost,
@@ -262,7 +263,10 @@ def cost_chart(kind: CostKind, points: Sequence[PointCost], families: Sequence[F
                     hovertemplate="%{text}<br>%{x:.4g}<br>loss %{y:.4f}<extra></extra>",
                 )
             )
-    return {"data": traces, "layout": chart_layout(kind.title, _LOSS_TITLE, logarithmic=_is_logarithmic(points))}
+    return {
+        "data": traces,
+        "layout": chart_layout(kind.title, _LOSS_TITLE, logarithmic=_is_logarithmic(points), in_powers=kind is FLOPS),
+    }
 
 
 def _front_table(found: dict[str, list[PointCost]]) -> Table:

@@ -70,14 +70,21 @@ def finite_or_none(values: Sequence[float | None]) -> list[float | None]:
     return [None if value is None or not math.isfinite(value) else float(value) for value in values]
 
 
-def chart_layout(x_title: str, y_title: str, *, logarithmic: bool) -> dict[str, Any]:
-    """A layout with both titles; the page has switches for logarithmic axes."""
+def chart_layout(x_title: str, y_title: str, *, logarithmic: bool, in_powers: bool = False) -> dict[str, Any]:
+    """A layout with both titles; the page has switches for logarithmic axes.
+
+    Args:
+        x_title: of the level axis.
+        y_title: of the upright one.
+        logarithmic: the level axis.
+        in_powers: large numbers as 2.8 × 10¹³, as FLOPs are written everywhere, and not as 28T.
+    """
     return {
         "xaxis": {
             "title": {"text": x_title},
             "type": "log" if logarithmic else "linear",
             "automargin": True,
-            "exponentformat": "power",  # FLOPs as 2.8 × 10¹³, as everywhere, and not as 28T
+            "exponentformat": "power" if in_powers else "SI",
         },
         "yaxis": {"title": {"text": y_title}, "automargin": True},
         "hovermode": "closest",
