@@ -247,3 +247,19 @@ def test_arms_of_one_name_and_other_settings_are_told_apart(tmp_path: Path) -> N
     labels = [point.label for point in group.points]
     assert len(set(labels)) == len(labels) == 6
     assert {"mean (one)", "mean (two)"} <= set(labels)
+
+
+def test_a_comparison_beside_an_older_run_is_not_doubted(tmp_path: Path) -> None:
+    """The report then compares by another loss; a comparison was weighed by its own, and says by which."""
+    study = shutil.copytree(KEPT / "study-comparison", tmp_path / "study-comparison")
+    older = shutil.copytree(next(study.glob("mean,seed=1-*")), tmp_path / "older")
+    rows = [json.loads(line) for line in (older / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = [{name: row[name] for name in row if name not in ("selection_loss", "reported_loss")} for row in rows]
+    (older / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    (group,), _ = read_sources([study, older])
+    assert group.loss_name == "best_eval_loss"
+    (section,) = arms_section(group).sections
+    assert "rest on other losses" not in words(section)
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    (loss,) = [column for column in table.columns if column.title == "loss"]
+    assert "on one half of the evaluation text" in loss.explains

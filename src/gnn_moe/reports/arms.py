@@ -22,7 +22,7 @@ from gnn_moe.reports.difference_curves import difference_figure
 from gnn_moe.reports.document import Block, Figure, Paragraph, Section, Span, spans
 from gnn_moe.reports.kinds import besides_coupler, kind_of
 from gnn_moe.reports.marks import seed_links
-from gnn_moe.reports.points import Group, Point, Run
+from gnn_moe.reports.points import LOSSES, Group, Point, Run
 from gnn_moe.reports.rows import LOSS_IN_WORDS
 from gnn_moe.reports.stored_evidence import StoredArm, StoredEvidence, doubts, is_comparison, stored_evidence
 from gnn_moe.reports.weighed import ArmRow, Asked, Weighed, section_of
@@ -63,9 +63,10 @@ def weighed_of(group: Group) -> list[Weighed]:
 def _of_study(group: Group, study: StudyResults, found: StoredEvidence) -> Weighed:
     """As it was weighed: the stored values, in words of now."""
     name = str(study.values["study"])
-    # Another study's runs of the same arm are its own.
+    # Another study's runs of the same arm are its own; and comparisons are weighed by the loss that was not chosen by,
+    # also where the group compares by another.
     points = {
-        point.arm: dataclasses.replace(point, runs=own)
+        point.arm: dataclasses.replace(point, runs=own, loss_name=LOSSES[0])
         for point in group.points
         if point.arm and (own := tuple(run for run in point.runs if run.study == name))
     }
@@ -78,7 +79,7 @@ def _of_study(group: Group, study: StudyResults, found: StoredEvidence) -> Weigh
         for each in found.arms
         if each.arm.name in points
     }
-    arms = tuple(_stored_arm(group, each, points.get(each.arm.name)) for each in found.arms)
+    arms = tuple(_stored_arm(each, points.get(each.arm.name)) for each in found.arms)
     asked = _with_controls(asked, contestants, arms)
     asked = [dataclasses.replace(question, runs=_links(points)) for question in asked]
     anchor = f"arms-{_slug(name)}"
@@ -86,7 +87,7 @@ def _of_study(group: Group, study: StudyResults, found: StoredEvidence) -> Weigh
         title=f"Comparison {name}",
         anchor=anchor,
         how=f"Equal {found.budget}; {found.first} is what the others are held against.",
-        loss=LOSS_IN_WORDS[group.loss_name],
+        loss=LOSS_IN_WORDS[LOSSES[0]],
         arms=arms,
         questions=tuple(asked),
         figure=_differences(anchor, points, asked),
@@ -94,7 +95,7 @@ def _of_study(group: Group, study: StudyResults, found: StoredEvidence) -> Weigh
             *([str(study.values["note"])] if study.values.get("note") else []),
             *found.notes,
         ),
-        doubts=tuple(doubts(found, points, group.loss_name)),
+        doubts=tuple(doubts(found, points)),
         notes=tuple(f"{said}." for point in points.values() if (said := unsteady(group, point)) is not None),
     )
 
@@ -109,10 +110,10 @@ def _with_controls(
     return [*(dataclasses.replace(each, flops=flops) for each in of_arms), *asked[1:]]
 
 
-def _stored_arm(group: Group, stored: StoredArm, point: Point | None) -> ArmRow:
+def _stored_arm(stored: StoredArm, point: Point | None) -> ArmRow:
     arm = stored.arm
     runs = () if point is None else tuple(run for run in point.counted if run.seed in arm.seeds)
-    row = _arm_row(group, arm.name, point, runs)
+    row = _arm_row(arm.name, point, runs)
     seeds = [*spans(seed_links(runs))] if runs else [Span(" ".join(map(str, arm.seeds)) or "none")]
     if stored.left_out:
         seeds.append(Span(f" ({stored.left_out} left out)"))
@@ -144,7 +145,7 @@ def _of_loose(group: Group, points: Sequence[Point], number: int) -> Weighed:
         verdicts = compare_pairs(pairs, configurations_tried=max(len(group.points), len(named)), generator=generator)
         question = Asked(asks="Which reaches one loss sooner?", unit=LOG_MINUTES, verdicts=verdicts)
         asked.append(_timed(group, question, named))
-    arms = tuple(_arm_row(group, name, point, point.counted) for name, point in named.items())
+    arms = tuple(_arm_row(name, point, point.counted) for name, point in named.items())
     asked = _with_controls(asked, contestants, arms)
     asked = [dataclasses.replace(question, runs=_links(named)) for question in asked]
     anchor = f"arms-runs-{number}"
@@ -167,7 +168,7 @@ def _differences(anchor: str, points: Mapping[str, Point], asked: Sequence[Asked
     return difference_figure(f"difference-{anchor}", points, pairs)
 
 
-def _arm_row(group: Group, name: str, point: Point | None, runs: Sequence[Run]) -> ArmRow:
+def _arm_row(name: str, point: Point | None, runs: Sequence[Run]) -> ArmRow:
     """An arm by some of its runs."""
 
     def mean(of: Callable[[Run], float | None]) -> float | None:
@@ -178,7 +179,7 @@ def _arm_row(group: Group, name: str, point: Point | None, runs: Sequence[Run]) 
         label=name,
         seeds=seed_links(runs),
         count=len(runs),
-        estimate=None if point is None else point.estimate(group.loss_name),
+        estimate=None if point is None else point.estimate(point.loss_name),
         parameters=next((found for run in runs if (found := parameters_of_run(run)) is not None), None),
         steps=mean(lambda run: run.number("steps")),
         flops=mean(flops_of_run),

@@ -89,6 +89,4 @@ def _is_asked(point: Point, other: Point, control: Control) -> bool:
     if not is_coupled(point) or control_of(point) == control.key:
         return False
     is_control = any(control_of(point) == each.key for each in CONTROLS)
-    is_mixing = is_control and control_of(point) != NOTHING_EXCHANGED.key
-    wanted = not is_control or (is_mixing and control is NOTHING_EXCHANGED)
-    return wanted and besides_coupler(point) == besides_coupler(other)
+    return (not is_control or control is NOTHING_EXCHANGED) and besides_coupler(point) == besides_coupler(other)

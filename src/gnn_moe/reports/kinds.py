@@ -53,8 +53,7 @@ CONTROLS = (
 def kind_of(point: Point) -> str:
     """Its coupler, or the architecture of a control that has none."""
     settings = point.runs[0].settings
-    coupled = is_coupled(point)
-    return str(settings["coupler_type"] if coupled else settings["architecture"])
+    return str(settings["coupler_type"] if is_coupled(point) else settings["architecture"])
 
 
 def is_coupled(point: Point) -> bool:

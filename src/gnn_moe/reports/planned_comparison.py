@@ -8,6 +8,7 @@ from the median minutes of each arm that was run, in proportion to FLOPs, and of
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping
 
 import numpy as np
@@ -92,10 +93,10 @@ def _was_at_equal_flops(group: Group, point: Point, config: RunConfig) -> bool:
 
 def _is_as_long(each: Point, point: Point) -> bool:
     """Whether two points took as many training FLOPs; what is not known is taken to."""
-    costs = [{flops for run in one.counted if (flops := flops_of_run(run)) is not None} for one in (each, point)]
+    costs = [[flops for run in one.counted if (flops := flops_of_run(run)) is not None] for one in (each, point)]
     if not all(costs):
         return True
-    ours, theirs = (sum(found) / len(found) for found in costs)
+    ours, theirs = map(statistics.fmean, costs)
     return max(ours, theirs) <= SAME_COST * min(ours, theirs)
 
 

@@ -98,17 +98,16 @@ def _read(comparison: Mapping[str, Any]) -> StoredEvidence:
     return found
 
 
-def doubts(found: StoredEvidence, points: Mapping[str, Point], loss_name: str) -> Iterator[str]:
+def doubts(found: StoredEvidence, points: Mapping[str, Point]) -> Iterator[str]:
     """A line for whatever its verdicts do not follow from.
 
     Args:
         found: the evidence.
-        points: its arms, by name.
-        loss_name: by which their runs compare.
+        points: its arms by name, which compare by the loss that it was weighed by.
     """
     stored = {each.arm.name: dict(zip(each.arm.seeds, each.arm.losses, strict=True)) for each in found.arms}
     for name, losses in stored.items():
-        now = points[name].by_seed(loss_name) if name in points else {}
+        now = points[name].by_seed(points[name].loss_name) if name in points else {}
         if changed := [str(seed) for seed, loss in losses.items() if now.get(seed) != loss]:
             yield (
                 f"{name}: its verdicts rest on other losses than its runs have now, of seed {numbers.listed(changed)}; "
