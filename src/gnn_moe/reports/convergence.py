@@ -18,14 +18,16 @@ from gnn_moe.reports.document import Block, Cell, Code, Column, Figure, Paragrap
 from gnn_moe.reports.marks import (
     MOST_MARKED,
     Mark,
+    band_trace,
     chart_label,
     chart_layout,
+    draw_band,
+    draw_line,
     evaluations_of,
     finite_or_none,
     mark_of,
     number_cell,
     seed_links,
-    static_label,
     trace_of,
 )
 from gnn_moe.reports.measures import Measured, falling_of
@@ -139,19 +141,8 @@ def _draw_curve(axes: Axes, each: PointCurve, pairs: Sequence[tuple[float, int]]
     x = [place for place, _ in pairs]
     losses = [[evaluated.loss for evaluated in each.at(step)] for _, step in pairs]
     if len(each.curves) > 1:
-        axes.fill_between(x, list(map(min, losses)), list(map(max, losses)), color=mark.color, alpha=0.15, linewidth=0)
-    axes.plot(
-        x,
-        [each.mean(step) for _, step in pairs],
-        color=mark.color,
-        linestyle=mark.line,
-        marker=mark.marker,
-        markersize=4,
-        markevery=max(1, len(x) // 10),
-        linewidth=1.4,
-        label=static_label(each.point.label),
-        zorder=3,
-    )
+        draw_band(axes, x, list(map(min, losses)), list(map(max, losses)), mark)
+    draw_line(axes, x, [each.mean(step) for _, step in pairs], mark, each.point.label)
 
 
 def curves_chart(name: str, found: Sequence[PointCurve]) -> dict[str, Any]:
@@ -162,9 +153,7 @@ def curves_chart(name: str, found: Sequence[PointCurve]) -> dict[str, Any]:
         x = [place for place, _ in pairs]
         losses = [[evaluated.loss for evaluated in each.at(step)] for _, step in pairs]
         if len(each.curves) > 1:
-            band = {"x": x + x[::-1], "y": [*map(max, losses), *map(min, losses[::-1])], "fill": "toself"}
-            looks = {"mode": "none", "opacity": 0.15, "hoverinfo": "skip", "showlegend": False}
-            traces.append(trace_of(mark, f"{label}, band", label, fillcolor=mark.color, **band, **looks))
+            traces.append(band_trace(mark, label, x, list(map(min, losses)), list(map(max, losses))))
         hover = f"{chart_label(label)}<br>{'step' if name == 'steps' else 'minutes'} %{{x:.4g}}<br>loss %{{y:.4f}}"
         means = {"x": x, "y": [each.mean(step) for _, step in pairs], "mode": "lines+markers"}
         traces.append(trace_of(mark, label, label, hovertemplate=f"{hover}<extra></extra>", **means))

@@ -11,7 +11,16 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from gnn_moe.figures.style import NOTE, new_figure, style_axes
 from gnn_moe.reports import numbers
 from gnn_moe.reports.document import Figure
-from gnn_moe.reports.marks import MOST_MARKED, chart_label, chart_layout, mark_of, static_label, trace_of
+from gnn_moe.reports.marks import (
+    MOST_MARKED,
+    band_trace,
+    chart_label,
+    chart_layout,
+    draw_band,
+    draw_line,
+    mark_of,
+    trace_of,
+)
 from gnn_moe.reports.points import Point
 from gnn_moe.reports.run_curves import point_curve
 from gnn_moe.studies.statistics import LEVEL, MeanEstimate, mean_estimate, paired_differences
@@ -104,18 +113,8 @@ def _drawn(found: Iterable[DifferenceCurve]) -> MatplotlibFigure:
         mark = mark_of(place)
         low, high = _band(each)
         if each.has_band:
-            axes.fill_between(each.steps, low, high, color=mark.color, alpha=0.15, linewidth=0)
-        axes.plot(
-            each.steps,
-            [estimate.mean for estimate in each.estimates],
-            color=mark.color,
-            linestyle=mark.line,
-            marker=mark.marker,
-            markersize=4,
-            markevery=max(1, len(each.steps) // 10),
-            linewidth=1.4,
-            label=static_label(each.label),
-        )
+            draw_band(axes, each.steps, low, high, mark)
+        draw_line(axes, each.steps, [estimate.mean for estimate in each.estimates], mark, each.label)
     figure.legend(loc="outside lower center", ncols=1, fontsize=7, frameon=False)
     return figure
 
@@ -125,10 +124,7 @@ def _chart(found: Iterable[DifferenceCurve]) -> dict[str, Any]:
     for place, each in enumerate(found):
         mark, x = mark_of(place), list(each.steps)
         if each.has_band:
-            low, high = _band(each)
-            band = {"x": x + x[::-1], "y": [*high, *low[::-1]], "fill": "toself"}
-            looks = {"mode": "none", "opacity": 0.15, "hoverinfo": "skip", "showlegend": False}
-            traces.append(trace_of(mark, f"{each.label}, band", each.label, fillcolor=mark.color, **band, **looks))
+            traces.append(band_trace(mark, each.label, x, *_band(each)))
         hover = f"{chart_label(each.label)}<br>step %{{x:.4g}}<br>%{{y:+.4f}}<extra></extra>"
         y = [estimate.mean for estimate in each.estimates]
         name = f"{each.arm}\nminus {each.against}"  # in two lines, which a phone has room for

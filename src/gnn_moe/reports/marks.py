@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from gnn_moe.figures.style import BLACK, BLUE, GREEN, PURPLE, SKY, VERMILLION
 from gnn_moe.reports.document import Cell, Span
 from gnn_moe.reports.points import Run
@@ -138,6 +140,36 @@ def evaluations_of(runs: Sequence[Run], checkpoint: str, flags: Callable[[Path],
     if kept:
         return commands, f"{gone} of {len(runs)} runs kept no {checkpoint} checkpoint: train those again to measure it."
     return None, "Checkpoints were not kept: train again to measure it."
+
+
+def draw_line(axes: Axes, x: Sequence[float], y: Sequence[float], mark: Mark, label: str) -> None:
+    """A curve of a static figure, with at most about ten markers."""
+    axes.plot(
+        x,
+        y,
+        color=mark.color,
+        linestyle=mark.line,
+        marker=mark.marker,
+        markersize=4,
+        markevery=max(1, len(x) // 10),
+        linewidth=1.4,
+        label=static_label(label),
+        zorder=3,
+    )
+
+
+def draw_band(axes: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], mark: Mark) -> None:
+    """The band of such a curve."""
+    axes.fill_between(x, low, high, color=mark.color, alpha=0.15, linewidth=0)
+
+
+def band_trace(
+    mark: Mark, label: str, x: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> Mapping[str, Any]:
+    """The same band in a chart, switched together with the traces of its label."""
+    outline = {"x": [*x, *reversed(x)], "y": [*high, *reversed(low)], "fill": "toself"}
+    looks = {"mode": "none", "opacity": 0.15, "hoverinfo": "skip", "showlegend": False}
+    return trace_of(mark, f"{label}, band", label, fillcolor=mark.color, **outline, **looks)
 
 
 def trace_of(mark: Mark, name: str, group: str, **more: Any) -> Mapping[str, Any]:
