@@ -24,6 +24,7 @@ from benchmarks import process_memory
 from benchmarks.cases import Contestant
 from benchmarks.parts import COUPLER, EXPERTS, HEAD, OPTIMISER, Forwards, part_memory, saved_bytes, time_parts
 from gnn_moe.config import ModelConfig, TrainingConfig
+from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.model.language_model import CoupledLayer, build_model
 from gnn_moe.model.loss import head_loss
 from gnn_moe.training.device import keep_freed_memory, resolve_device, resolve_precision
@@ -120,6 +121,8 @@ class Ours(Racer):
         bf16 = resolve_precision(setup.training.precision, device) == "bf16"
         self.compute_dtype = torch.bfloat16 if bf16 else torch.float32
         model = build_model(setup.model, seed=setup.training.seed).to(device)
+        if device.type == "cpu" and bf16:
+            lay_out_by_columns(model.head_weight)
         self.model = self.ours = model
         self.optimiser = build_optimiser(model, setup.training)
         if setup.training.compile:

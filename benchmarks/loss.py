@@ -61,6 +61,7 @@ class HeadLoss:
     def __init__(self, form: str, sizes: LossSizes) -> None:
         import torch
 
+        from gnn_moe.model.head import lay_out_by_columns
         from gnn_moe.model.workspace import Workspace
         from gnn_moe.training.device import keep_freed_memory, resolve_device
 
@@ -78,6 +79,8 @@ class HeadLoss:
         self.hidden_ND = random(sizes.tokens, sizes.width, scale=1.0).to(self.dtype).requires_grad_()
         self.weight_VD = random(sizes.vocabulary, sizes.width, scale=0.02).requires_grad_()
         self.bias_V = random(sizes.vocabulary, scale=0.02).requires_grad_()
+        if self.form == "ours" and self.dtype == torch.bfloat16 and self.device.type == "cpu":
+            lay_out_by_columns(self.weight_VD)
         self.target_N = torch.randint(sizes.vocabulary, (sizes.tokens,), generator=generator).to(self.device)
         self.workspace = Workspace()  # a model has one
         self.base_bytes = process_memory.used_bytes(self.device)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from gnn_moe.data.batches import IGNORED
 from gnn_moe.model import loss as loss_module
 from gnn_moe.model import memory
+from gnn_moe.model.head import HeadByColumns, TrainedHead, lay_out_by_columns, trained_head
 from gnn_moe.model.loss import head_loss
 from gnn_moe.model.workspace import Workspace
 from tests.model.cases import LargestTensor, assert_same
@@ -41,9 +42,9 @@ def counted_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of each product of the head that is to have gradients, as they come."""
     one_chunk, rows = loss_module._loss_to_gradients, list[int]()
 
-    def counted(logits_CV: Tensor, bias_V: Tensor, target_C: Tensor, grad_bias_V: Tensor) -> Tensor:
+    def counted(head: TrainedHead, chunk: slice, logits_CV: Tensor, target_C: Tensor) -> Tensor:
         rows.append(len(logits_CV))
-        return one_chunk(logits_CV, bias_V, target_C, grad_bias_V)
+        return one_chunk(head, chunk, logits_CV, target_C)
 
     monkeypatch.setattr(loss_module, "_loss_to_gradients", counted)
     return rows
@@ -97,6 +98,45 @@ def test_equals_cross_entropy(ignored: str) -> None:
     expected = 3 * functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
     assert_same({"loss": loss}, {"loss": expected}, 1e-12)
     assert_same(grads(loss, tensors), grads(expected, tensors), 1e-12)
+
+
+@chunked
+@pytest.mark.usefixtures("chunks")
+def test_the_bias_inside_the_products_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, which no run takes this form for."""
+    monkeypatch.setattr(loss_module, "trained_head", HeadByColumns)
+    tensors, target_N = inputs()
+    lay_out_by_columns(tensors["weight"])
+    loss = 3 * loss_of(tensors, target_N, torch.tensor(N - 5))
+    expected = 3 * functional.cross_entropy(tensors["hidden"] @ tensors["weight"].T + tensors["bias"], target_N)
+    assert_same({"loss": loss}, {"loss": expected}, 1e-12)
+    found = grads(loss, tensors)
+    assert_same(found, grads(expected, tensors), 1e-12)
+    assert found["weight"].stride() == tensors["weight"].stride()  # or it would be copied before it is added
+
+
+def test_the_bias_goes_inside_only_where_it_pays() -> None:
+    tensors, _ = inputs(torch.float32)
+    hidden, weight, bias = tensors["hidden"].detach(), tensors["weight"].detach().clone(), tensors["bias"].detach()
+    assert type(trained_head(hidden.bfloat16(), weight, bias)) is TrainedHead
+    before = weight.clone()
+    lay_out_by_columns(weight)
+    assert torch.equal(weight, before)
+    assert type(trained_head(hidden, weight, bias)) is TrainedHead
+    assert type(trained_head(hidden.bfloat16(), weight, bias)) is HeadByColumns
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_where_the_host_must_not_wait_losses_and_gradients_are_the_same(dtype: torch.dtype) -> None:
+    tensors, target_N = inputs()
+    logits_NV = (tensors["hidden"] @ tensors["weight"].T).detach().to(dtype)
+    waiting, running = logits_NV.clone(), logits_NV.clone()
+    exact_N = functional.cross_entropy(logits_NV.double(), target_N, reduction="none", ignore_index=IGNORED)
+    for logits, may_wait in ((waiting, True), (running, False)):
+        losses_N = loss_module._losses_to_gradients(logits, target_N, may_wait=may_wait)
+        off = 0.004 if dtype == torch.bfloat16 else 1e-5  # half a step between two numbers of bf16 is at most 2⁻⁸
+        assert (losses_N - exact_N).abs().max() < off
+    assert torch.equal(waiting, running)
 
 
 @chunked
@@ -174,12 +214,17 @@ def test_bf16_products_with_a_float32_loss() -> None:
         assert (found[name].float() - values).norm() < 0.02 * values.norm(), name
 
 
+@pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_target_whose_probability_is_lost_has_its_loss_all_the_same(dtype: torch.dtype) -> None:
+def test_a_target_whose_probability_is_lost_has_its_loss_all_the_same(dtype: torch.dtype, by_columns: bool) -> None:
     """e^-200 is no number of these types; the loss is 200 and the gradient that of a sure error."""
     hidden = torch.tensor([[1.0], [1.0]], dtype=dtype, requires_grad=True)
     weight = torch.tensor([[100.0], [-100.0], [-100.0]], requires_grad=True)
     bias = torch.zeros(3, requires_grad=True)
+    if by_columns:
+        weight = torch.tensor([[100.0, 0.0], [-100.0, 0.0], [-100.0, 0.0]])
+        lay_out_by_columns(weight.requires_grad_())
+        hidden = functional.pad(hidden.detach(), (0, 1))
     loss = head_loss(hidden, weight, bias, torch.tensor([1, 0]), torch.tensor(1.0))
     assert loss.item() == 200
     (grad,) = torch.autograd.grad(loss, bias)
@@ -195,15 +240,23 @@ on_each_device = pytest.mark.parametrize(
 
 
 @on_each_device
+@pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("vocabulary", "at_once"), WIDE)
 def test_a_wide_vocabulary_in_pieces_has_the_loss_and_gradients_of_float32(
-    vocabulary: int, at_once: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+    vocabulary: int,
+    at_once: int,
+    dtype: torch.dtype,
+    by_columns: bool,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "LOGITS_BYTES", {"cpu": at_once, "cuda": at_once})
     generator = torch.Generator().manual_seed(1)
     hidden_ND = torch.randn(1000, 24, generator=generator).to(dtype).to(device).requires_grad_()
     weight_VD = torch.randn(vocabulary, 24, generator=generator).mul_(0.5).to(device).requires_grad_()
+    if by_columns:
+        lay_out_by_columns(weight_VD)
     bias_V = torch.randn(vocabulary, generator=generator).to(device).requires_grad_()
     target_N = torch.randint(vocabulary, (1000,), generator=generator).to(device)
     target_N[::7] = IGNORED
@@ -254,7 +307,7 @@ def test_no_gradient_is_formed_where_none_is_asked_for(
     context: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors, target_N = inputs()
-    monkeypatch.setattr(loss_module, "_Gradients", None)  # cannot be called
+    monkeypatch.setattr(loss_module, "trained_head", None)  # cannot be called
     with context():
         loss = loss_of(tensors, target_N, torch.tensor(N - 5))
     assert not loss.requires_grad

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gnn_moe.config import ModelConfig
 from gnn_moe.coupler_types import find_coupler
+from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.model.language_model import LanguageModel, build_model
 from gnn_moe.model.loss import head_loss
 from gnn_moe.model.memory import Workload, kept_bytes, peak_memory
@@ -47,6 +48,8 @@ class Kept:
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
+        if model.head_weight.device.type == "cpu":
+            lay_out_by_columns(model.head_weight)  # as training in bf16 does; float32 does not mind
         self.own = [parameter.data_ptr() for parameter in model.parameters()]
         self.alive: dict[int, Tensor] = {}
 

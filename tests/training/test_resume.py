@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gnn_moe.cli import main
+from gnn_moe.training.device import computes_bf16
 from tests.small_runs import (
     Accident,
     Commands,
@@ -77,6 +79,17 @@ def test_every_coupler_and_micro_batches_resume_to_the_bit(coupler: str, setting
     changes = {"coupler_type": coupler, "micro_batch_size": 3, "warmup_steps": 3, "data_format": "packed"}
     assert commands.run(setting.flags("whole", **changes)).status == 0
     assert commands.run(setting.flags("it", **changes), Accident(STEP, 7, killed)).status == -9
+    done = commands.run(setting.resume("it"))
+    assert done.status == 0, done.output
+    assert_same_run(setting.runs / "it", setting.runs / "whole")
+
+
+def test_bf16_resumes_to_the_bit(setting: Setting, commands: Commands) -> None:
+    """Its head lies in memory by columns, and so must the moments that come back for it."""
+    if not computes_bf16(torch.device("cpu")):
+        pytest.skip("this processor has no bf16 products")
+    assert commands.run(setting.flags("whole", precision="bf16")).status == 0
+    assert commands.run(setting.flags("it", precision="bf16"), Accident(STEP, 7, killed)).status == -9
     done = commands.run(setting.resume("it"))
     assert done.status == 0, done.output
     assert_same_run(setting.runs / "it", setting.runs / "whole")

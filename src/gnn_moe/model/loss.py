@@ -7,7 +7,7 @@ make their logits, their loss and, in the same pass, the gradients of hidden sta
 of size N×V is kept and the logits are computed once. The loss is not twice differentiable, and says so.
 
 Where no gradient is wanted, as in evaluation, the loss of logits is exact to float32. Where one is, it comes from the
-probabilities, which in bf16 leaves each token's loss off by up to 0.002 nats, to either side.
+probabilities, which in bf16 leaves each token's loss off by up to 0.004 nats, to either side.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnn_moe.data.batches import IGNORED
+from gnn_moe.model.head import Head, TrainedHead, trained_head
 from gnn_moe.model.memory import HEAD_ROWS_MULTIPLE, head_rows_at_once, most_head_rows
 from gnn_moe.model.once import refuse_second_derivative
 from gnn_moe.model.workspace import Workspace
 
 _SOFTMAX_BYTES_AT_ONCE = {"cpu": 2**23, "cuda": 2**28}
 """Of the logits that become losses and gradients at a time, while they are in a processor's cache."""
-_ROWS_WORTH_A_COPY = 1600
-"""Rows of a forward and a backward product that save as much as it takes to write the weight the other way round."""
 
 
 def head_loss(
@@ -81,8 +80,7 @@ class _HeadLoss(torch.autograd.Function):
         workspace: Workspace,
         wanted: bool,
     ) -> Tensor:
-        weight_DV = _for_products(weight_VD, hidden_ND, wanted)
-        gradients = _Gradients(hidden_ND, weight_VD, bias_V) if wanted else None
+        head = (trained_head if wanted else Head)(hidden_ND, weight_VD, bias_V)
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
         sizes = (len(hidden_ND), len(bias_V), hidden_ND.element_size(), hidden_ND.device.type)
         rows = head_rows_at_once(*sizes)
@@ -90,16 +88,14 @@ class _HeadLoss(torch.autograd.Function):
         with workspace.lend(most_head_rows(*sizes) * len(bias_V), hidden_ND) as room:
             for start in range(0, max(1, len(hidden_ND)), rows):
                 chunk = slice(start, start + rows)
-                hidden_CD = hidden_ND[chunk]
-                out_CV = room[: len(hidden_CD) * len(bias_V)].view(len(hidden_CD), len(bias_V))
-                logits_CV = torch.mm(hidden_CD, weight_DV, out=out_CV)
-                if gradients is None:
-                    total += _exact_loss(logits_CV, bias_V, target_N[chunk])
+                logits_CV = head.logits(chunk, room)
+                if isinstance(head, TrainedHead):
+                    total += _loss_to_gradients(head, chunk, logits_CV, target_N[chunk])
+                    head.add_gradients(chunk, logits_CV)
                 else:
-                    total += _loss_to_gradients(logits_CV, bias_V, target_N[chunk], gradients.bias_V)
-                    gradients.add(chunk, logits_CV, hidden_CD, weight_DV)
-        if gradients is not None:
-            ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD, gradients.bias_V, denominator)
+                    total += _exact_losses(logits_CV, head.bias_V, target_N[chunk]).sum(dtype=torch.float64)
+        if isinstance(head, TrainedHead):
+            ctx.save_for_backward(head.grad_hidden_ND, head.grad_weight_VD, head.grad_bias_V, denominator)
         return (total / denominator).to(torch.promote_types(hidden_ND.dtype, torch.float32))
 
     @staticmethod
@@ -110,35 +106,6 @@ class _HeadLoss(torch.autograd.Function):
         return hidden_ND * scale.to(hidden_ND.dtype), weight_VD * scale, bias_V * scale, None, None, None, None
 
 
-class _Gradients:
-    """The gradients of the summed loss, gathered over chunks; those of the parameters in float32 or wider."""
-
-    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> None:
-        self.hidden_ND = torch.empty_like(hidden_ND)
-        self.weight_VD = torch.empty_like(weight_VD)
-        self.bias_V = torch.zeros_like(bias_V)
-
-    def add(self, chunk: slice, grad_logits_CV: Tensor, hidden_CD: Tensor, weight_DV: Tensor) -> None:
-        """What a chunk adds, but for the bias, whose gradient comes with the softmax."""
-        torch.mm(grad_logits_CV, weight_DV.T, out=self.hidden_ND[chunk])
-        grad_weight_VD = grad_logits_CV.T @ hidden_CD
-        if chunk.start == 0:
-            self.weight_VD.copy_(grad_weight_VD)
-        else:
-            self.weight_VD += grad_weight_VD
-
-
-def _for_products(weight_VD: Tensor, hidden_ND: Tensor, wanted: bool) -> Tensor:
-    """The weight in the type of the hidden states, (D, V).
-
-    With the rows of its product a matrix unit takes it a third faster, forwards. That is worth a copy on a CPU where
-    there are many rows.
-    """
-    weight_DV = weight_VD.to(hidden_ND.dtype).T
-    copied = wanted and hidden_ND.device.type == "cpu" and len(hidden_ND) >= _ROWS_WORTH_A_COPY
-    return weight_DV.contiguous() if copied and weight_VD.dtype != hidden_ND.dtype else weight_DV
-
-
 def _pieces(logits_CV: Tensor, target_C: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The rows of a chunk, with their targets, as many as a cache holds."""
     limit = _SOFTMAX_BYTES_AT_ONCE.get(logits_CV.device.type, _SOFTMAX_BYTES_AT_ONCE["cuda"])
@@ -146,48 +113,64 @@ def _pieces(logits_CV: Tensor, target_C: Tensor) -> Iterator[tuple[Tensor, Tenso
     return zip(torch.split(logits_CV, rows), torch.split(target_C, rows), strict=True)
 
 
-def _exact_loss(products_CV: Tensor, bias_V: Tensor, target_C: Tensor) -> Tensor:
-    """The summed loss, () float64, of logits without their bias, computed in float32 or wider."""
+def _exact_losses(products_CV: Tensor, bias_V: Tensor | None, target_C: Tensor) -> Tensor:
+    """Each token's loss (C,), 0 where ignored, computed in float32 or wider; `bias_V` is yet to be added."""
     wide = torch.promote_types(products_CV.dtype, torch.float32)
-    losses = [
-        functional.cross_entropy(logits_RV.to(wide) + bias_V.to(wide), target_R, reduction="sum", ignore_index=IGNORED)
-        for logits_RV, target_R in _pieces(products_CV, target_C)
-    ]
-    return torch.stack(losses).sum(dtype=torch.float64)
+    losses = [torch.zeros(0, dtype=wide, device=products_CV.device)]
+    for products_RV, target_R in _pieces(products_CV, target_C):
+        logits_RV = products_RV.to(wide) if bias_V is None else products_RV.to(wide) + bias_V.to(wide)
+        losses.append(functional.cross_entropy(logits_RV, target_R, reduction="none", ignore_index=IGNORED))
+    return torch.cat(losses)
 
 
-def _loss_to_gradients(products_CV: Tensor, bias_V: Tensor, target_C: Tensor, grad_bias_V: Tensor) -> Tensor:
-    """The summed loss, () float64, of logits without their bias, which become its gradient by the logits, in place.
+def _loss_to_gradients(head: TrainedHead, chunk: slice, products_CV: Tensor, target_C: Tensor) -> Tensor:
+    """The summed loss, () float64, of a chunk's products, which become its gradient by the logits, in place.
 
-    The gradient by the bias is added to `grad_bias_V`.
+    Where the bias has yet to be added, its gradient is gathered too.
     """
-    bias_V, losses = bias_V.to(products_CV.dtype), []
+    losses, bias_V = [], None if head.bias_V is None else head.bias_V.to(products_CV.dtype)
     for logits_RV, target_R in _pieces(products_CV, target_C):
-        losses.append(_losses_to_gradients(logits_RV.add_(bias_V), target_R))
-        grad_bias_V += logits_RV.sum(dim=0)
-    return torch.cat(losses).sum(dtype=torch.float64)
+        if bias_V is not None:
+            logits_RV.add_(bias_V)
+        losses.append(_losses_to_gradients(logits_RV, target_R, may_wait=logits_RV.device.type == "cpu"))
+        if bias_V is not None:
+            head.grad_bias_V += logits_RV.sum(dim=0)
+    losses_C = torch.cat(losses)
+    if products_CV.device.type == "cpu" and bool((lost_C := losses_C.isinf()).any()):
+        again_CV = head.logits(chunk.start + lost_C.nonzero()[:, 0])
+        losses_C[lost_C] = _exact_losses(again_CV, head.bias_V, target_C[lost_C])
+    return losses_C.sum(dtype=torch.float64)
 
 
-def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor) -> Tensor:
+def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor, *, may_wait: bool) -> Tensor:
     """Each token's loss (R,), 0 where ignored; the logits become d loss / d logits = softmax − one at the target.
 
     torch's softmax computes in float32 or wider whatever the logits are, and takes less than half of the time of its
     steps one by one. The gradient is not divided by the number of tokens yet: in bf16 that quotient would be off by up
     to 0.4 % for every token alike.
+
+    Args:
+        logits_RV: in any type.
+        target_R: −100 is ignored.
+        may_wait: whether the host may look at numbers. Then ∞ stands for a loss of over 87, whose probability is no
+            number in bf16 or float32; elsewhere a pass over the logits is the price of having it.
     """
     kept_R1 = (target_R != IGNORED)[:, None]
     # Any other target outside the vocabulary is an error of `gather`, not token 0.
     target_R1 = target_R.masked_fill(target_R == IGNORED, 0)[:, None]
     wide = torch.promote_types(logits_RV.dtype, torch.float32)
-    distance_R1 = (logits_RV.amax(dim=1, keepdim=True).to(wide) - logits_RV.gather(1, target_R1)) * kept_R1
+    if may_wait:
+        at_R1, ahead_R1 = target_R1, torch.zeros((), dtype=wide)
+    else:
+        greatest_R1, at_R1 = logits_RV.max(dim=1, keepdim=True)
+        ahead_R1 = greatest_R1.to(wide) - logits_RV.gather(1, target_R1)
     torch.softmax(logits_RV, dim=1, out=logits_RV)
-    # log Σ exp(logit − greatest) = −log of the greatest probability, which is never so small that it is lost.
-    losses_R1 = distance_R1 - logits_RV.amax(dim=1, keepdim=True).to(wide).log() * kept_R1
+    losses_R1 = ahead_R1 - logits_RV.gather(1, at_R1).to(wide).log()
     # On a CPU a look at the targets saves a pass; elsewhere it would make the host wait.
-    if logits_RV.device.type != "cpu" or not bool(kept_R1.all()):
+    if not may_wait or not bool(kept_R1.all()):
         logits_RV.mul_(kept_R1)
     rows_R = torch.arange(len(logits_RV), device=logits_RV.device)
     less_one_R1 = logits_RV.gather(1, target_R1) - kept_R1.to(logits_RV.dtype)
     # Not `scatter_`, which on a CPU copies all of the logits to float32 and back.
     logits_RV.index_put_((rows_R, target_R1[:, 0]), less_one_R1[:, 0])
-    return losses_R1[:, 0]
+    return losses_R1.masked_fill(~kept_R1, 0)[:, 0]

@@ -22,6 +22,9 @@ LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**30}
 """Of the logits that one product of the head makes: fewer would add up the weight's gradient more often."""
 HEAD_ROWS_MULTIPLE = 64
 """Rows of a product of the head are a multiple of this: a CPU keeps kernels for every shape that it has seen."""
+HEAD_BIAS_ROWS = 32
+"""What the head's weight gets for the bias where that is inside the products, 0 but for the first: as many numbers of
+bf16 as a matrix unit takes at once."""
 PIECE_ROWS, PIECE_ROWS_MULTIPLE = 512, 64
 """Rows that the FFN of a control computes at once on a CPU, and a multiple that the last ones are filled up to."""
 _PROCESS_BYTES = 425 * 2**20
@@ -182,7 +185,7 @@ def kept_bytes(config: ModelConfig, workload: Workload) -> int:
     mask = stream if workload.on_cpu else tokens * width
     embedding = 8 * tokens + mask * workload.dropout
     # The loss keeps its gradients; targets are integers.
-    head = workload.number_bytes * tokens * width + _PARAMETER_BYTES * config.vocab_size * (width + 1)
+    head = workload.number_bytes * tokens * width + _PARAMETER_BYTES * config.vocab_size * _head_rows(workload, width)
     ends = embedding + stream + 8 * tokens + head + 8 * tokens
     return ends + (layers * stream + layer if workload.checkpoint_layers else layers * layer)
 
@@ -193,10 +196,15 @@ def _logits_bytes(config: ModelConfig, workload: Workload) -> int:
     return workload.number_bytes * config.vocab_size * rows
 
 
+def _head_rows(workload: Workload, width: int) -> int:
+    """Numbers a word of the head's weight and bias."""
+    return width + (HEAD_BIAS_ROWS if workload.on_cpu and workload.number_bytes < _PARAMETER_BYTES else 1)
+
+
 def _working_bytes(config: ModelConfig, workload: Workload) -> int:
     """The larger of what the head and what one layer's backward pass hold for a moment, logits apart on a CPU."""
     width, number = model_size(config).width, workload.number_bytes
-    copy = number * config.vocab_size * width
+    copy = number * config.vocab_size * _head_rows(workload, width)
     # The weight as the product takes it, its gradient as the product gives it and as it is added up.
     head = copy * (1 + (number < _PARAMETER_BYTES)) + _PARAMETER_BYTES * config.vocab_size * width
     logits = 0 if workload.on_cpu else _logits_bytes(config, workload)

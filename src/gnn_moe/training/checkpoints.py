@@ -99,5 +99,15 @@ def load_training_state(folder: Path, model: LanguageModel, optimiser: torch.opt
         kind, name = key.split("/", 1)
         if kind == "generator":
             continue
-        optimiser.state[parameters[name]][kind] = values.to(parameters[name].device)
+        optimiser.state[parameters[name]][kind] = _laid_out_as(parameters[name], values)
     return read_json(folder / STATE_FILE)
+
+
+def _laid_out_as(parameter: Tensor, values: Tensor) -> Tensor:
+    """A moment on its parameter's device and in memory as that is: AdamW's fused form goes by memory, not by index.
+
+    The count of steps, one number, is laid out like none.
+    """
+    if values.shape != parameter.shape:
+        return values.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(values)

@@ -30,6 +30,7 @@ from gnn_moe.data.samples import Samples
 from gnn_moe.errors import Interrupted, NonFiniteError
 from gnn_moe.model import storage
 from gnn_moe.model.folders import BEST, CHECKPOINTS, LAST, SELECTED
+from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
 from gnn_moe.training.compiling import any_shape, compile_layers, least_rows
@@ -76,6 +77,8 @@ class Trainer:
         self.device = self.accelerator.device
         self.planned_bytes = self.plan_bytes(self.config)
         self.model.to(self.device)
+        if self.device.type == "cpu" and precision_of(self.accelerator) == "bf16":
+            lay_out_by_columns(self.model.head_weight)
         self.model.checkpoint_layers = training.activation_checkpointing
         self.optimiser = build_optimiser(self.model, training)
         self.prepared, self.prepared_optimiser = self.accelerator.prepare(self.model, self.optimiser)
