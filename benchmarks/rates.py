@@ -173,9 +173,10 @@ class ProductRates:
             [(y.mT, x, torch.empty_like(weight)), (x.mT, y, torch.empty_like(turned))],
         ]
         if (strips := self._strips(product)) > 1:
-            # The mix of few experts and its gradient by their results: P ⊗ I times the results in strips.
+            # The mix of few experts and its gradients: P ⊗ I times the results in strips.
             wide, results = x.repeat(strips, strips), turned.view(strips * product.k, -1)
             passes[0].append((wide, results, torch.empty_like(results)))
+            passes[1].append((y.view(results.shape), results.mT, torch.empty_like(wide)))
             passes[2].append((wide.mT, results, torch.empty_like(results)))
         return [min(self._best_of_two(partial(multiply, a, b, out=c)) for a, b, c in layouts) for layouts in passes]
 
@@ -183,10 +184,10 @@ class ProductRates:
         """Strips that the step takes this product in; 1 for a product that it takes as it is."""
         import torch
 
-        from gnn_moe.model.propagation import strips_of
+        from gnn_moe.model.propagation import ROWS_AT_ONCE, strips_of
 
         few = product.batch == 1 and product.m == product.k and self.device.type == "cpu"
-        strips = strips_of(product.m) if few and self.dtype == torch.bfloat16 else 1
+        strips = strips_of(product.m, ROWS_AT_ONCE) if few and self.dtype == torch.bfloat16 else 1
         return strips if product.n % strips == 0 else 1
 
     def _operand(self, product: Product, rows: int, columns: int) -> Tensor:

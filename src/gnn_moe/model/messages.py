@@ -18,6 +18,9 @@ from torch import Tensor
 from gnn_moe.model.once import refuse_second_derivative
 from gnn_moe.model.propagation import strips_of
 
+_ROWS_OF_A_TILE = 16
+"""Rows that a processor's matrix unit takes at once: a product with fewer leaves the rest of it idle."""
+
 
 def messages(gate_NEE: Tensor, x_NED: Tensor) -> Tensor:
     """Σ_j Γ_ij x_j of every token: (N, E, E), (N, E, D) → (N, E, D).
@@ -54,7 +57,7 @@ def gradient_of_gates(grad_NED: Tensor, x_NED: Tensor) -> Tensor:
 
 def _block_size(tokens: int, experts: int) -> int:
     """S; 1 where the experts fill a tile, or the tokens make no whole blocks."""
-    size = strips_of(experts)
+    size = strips_of(experts, _ROWS_OF_A_TILE)
     return 1 if tokens % size else size
 
 

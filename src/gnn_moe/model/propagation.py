@@ -1,10 +1,10 @@
-"""Σ_j P_ij x_j, the same P for every token, with the gradient of P in float32 whatever x is.
+"""Σ_j P_ij x_j, the same P for every token, with a gradient of P that is all but as exact as float32's.
 
-Letters: E experts, N tokens, D width, K = N·D.
+Letters: E experts, N tokens, D width, S strips, K = N·D.
 
 ∂P is one E×E matrix summed over all tokens, and most of it is what the experts have in common. Whatever keeps the rows
 of P at a sum of 1 (the degrees of a hypergraph, Sinkhorn's normalisation) takes that away again. Rounded to bf16, as
-the product of two bf16 matrices is, ∂P would leave its rounding.
+the product of two bf16 matrices is, ∂P would leave its rounding: a second product finds what the first has rounded off.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from torch import Tensor
 
 from gnn_moe.model.once import refuse_second_derivative
 
-_NUMBERS_AT_ONCE = 2**15
-"""Of an expert's results that are there in float32 at a time: few enough to stay in a processor's cache."""
-
-_ROWS_OF_A_TILE = 16
-"""Rows that a processor's matrix unit takes at once: a product with fewer leaves the rest of it idle."""
+ROWS_AT_ONCE = 64
+"""Rows of a product that mixes experts on a CPU: with fewer its matrix unit waits for memory (docs/performance.md)."""
 
 
 def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
@@ -32,9 +29,9 @@ def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
     return _product(propagation_EE, x_END)
 
 
-def strips_of(experts: int) -> int:
-    """Strips, a power of 2, that each expert's numbers are cut into to fill a tile; 1 where the experts fill it."""
-    return 1 << (_ROWS_OF_A_TILE // experts).bit_length() - 1 if experts <= _ROWS_OF_A_TILE else 1
+def strips_of(experts: int, rows: int) -> int:
+    """Strips, a power of 2, that make no more than `rows` rows of all experts' numbers; 1 where there are as many."""
+    return 1 << (rows // experts).bit_length() - 1 if experts <= rows else 1
 
 
 def _product(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
@@ -42,18 +39,24 @@ def _product(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
 
 
 def _product_in_strips(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
-    """The same, each expert's numbers cut into as many strips as fill a tile of the CPU's matrix unit.
+    """The same, each expert's numbers cut into strips in bf16 on a CPU.
 
-    (P ⊗ I) holds P once for each strip, so one product takes them all: for 2 experts in bf16 it takes less than half
-    the time of the product with P (docs/performance.md). The zeros of I meet other tokens' numbers there, which changes
-    nothing while these are finite. A step in which they are not is not taken.
+    (P ⊗ I) holds P once for each strip, so one product takes them all, in half of the time of the product with P. The
+    zeros of I meet other tokens' numbers there, which changes nothing while these are finite. A step in which they are
+    not is not taken.
     """
-    experts, numbers = len(x_END), x_END[0].numel()
-    strips = strips_of(experts)
-    if strips == 1 or numbers % strips or x_END.dtype != torch.bfloat16 or x_END.device.type != "cpu":
+    strips = _strips(x_END)
+    if strips == 1:
         return _product(propagation_EE, x_END)
     in_strips = torch.kron(propagation_EE.contiguous(), torch.eye(strips, dtype=propagation_EE.dtype)).to(x_END.dtype)
-    return (in_strips @ x_END.reshape(experts * strips, -1)).view(x_END.shape)
+    return (in_strips @ x_END.reshape(len(x_END) * strips, -1)).view(x_END.shape)
+
+
+def _strips(x_END: Tensor) -> int:
+    """1 where they would not pay, or the numbers make no equal ones."""
+    strips = strips_of(len(x_END), ROWS_AT_ONCE)
+    pays = x_END.dtype == torch.bfloat16 and x_END.device.type == "cpu"
+    return strips if pays and x_END[0].numel() % strips == 0 else 1
 
 
 @torch.library.custom_op("gnn_moe::propagation", mutates_args=())
@@ -64,18 +67,19 @@ def learned_propagation(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
 
 @torch.library.custom_op("gnn_moe::gradient_of_propagation", mutates_args=())
 def gradient_of_propagation(grad_END: Tensor, x_END: Tensor) -> Tensor:
-    """Σ_n g_in · x_jn over all tokens and channels, (E, E), added up in float32 or wider."""
+    """Σ_n g_in · x_jn over all tokens and channels, (E, E), in float32 or wider."""
     grad_EK, x_EK = grad_END.flatten(1), x_END.flatten(1)
     if x_EK.dtype in (torch.float32, torch.float64):
         return grad_EK @ x_EK.T
     if x_EK.device.type == "cuda":
         return torch.mm(grad_EK, x_EK.T, out_dtype=torch.float32)
-    # A CPU rounds a product of bf16 to bf16. Summing rounded pieces in float32 is not enough: the rest stays wrong.
-    sum_EE = torch.zeros(len(grad_EK), len(x_EK), device=x_EK.device)
-    for start in range(0, x_EK.shape[1], _NUMBERS_AT_ONCE):
-        grad, x = (tensor[:, start : start + _NUMBERS_AT_ONCE].float() for tensor in (grad_EK, x_EK))
-        sum_EE.addmm_(grad, x.T)
-    return sum_EE
+    # The second product takes the first one's result away before it is rounded, which leaves what that was rounded by.
+    experts, strips = len(x_END), _strips(x_END)
+    grad_strips, x_strips = (tensor.reshape(experts * strips, -1) for tensor in (grad_END, x_END))
+    rounded = grad_strips @ x_strips.T
+    rest = torch.addmm(rounded, grad_strips, x_strips.T, beta=-1)
+    of_strips_ESES = (rounded.float() + rest.float()).view(experts, strips, experts, strips)
+    return of_strips_ESES.diagonal(dim1=1, dim2=3).sum(dim=-1)
 
 
 @learned_propagation.register_fake
