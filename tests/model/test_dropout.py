@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gnn_moe.config import ModelConfig
-from gnn_moe.model import attention, dropout, feed_forward
+from gnn_moe.model import dropout
 from gnn_moe.model.dropout import draw_seed, keep_mask
 from gnn_moe.model.language_model import build_model
 from tests.model.cases import one_of_each, random_ids
@@ -121,6 +121,17 @@ def test_dropout_passes_the_gradient_where_it_kept() -> None:
 
 
 @each_type
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_an_integer_mask_keeps_what_the_mask_keeps(dtype: torch.dtype, rate: float) -> None:
+    """Whatever the number, and however it lies in memory; what is dropped is 0, be it infinite."""
+    seed, x = torch.tensor(7), torch.randn(50, 30).to(dtype)
+    x[0, :3] = torch.tensor([math.inf, -0.0, 1e-30])
+    kept = keep_mask(seed, (30, 50), rate, torch.bool)
+    masked = dropout.keep_in_place(x.clone().T, dropout.integer_mask(x.T, seed, rate))
+    assert torch.equal(masked, torch.where(kept, x.T, 0))
+
+
+@each_type
 def test_mask_as_an_operator_of_torch(dtype: torch.dtype) -> None:
     torch.library.opcheck(keep_mask, (torch.tensor(3), [4, 5], 0.25, dtype))
 
@@ -136,8 +147,6 @@ def masks_of_a_training_pass(
         return made
 
     monkeypatch.setattr(dropout, "keep_mask", recorded)
-    monkeypatch.setattr(attention, "keep_mask", recorded)
-    monkeypatch.setattr(feed_forward, "keep_mask", recorded)
     with torch.no_grad():
         build_model(config)(random_ids(config))
     return drawn

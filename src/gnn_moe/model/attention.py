@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnn_moe.model.dropout import draw_seed, keep_mask
+from gnn_moe.model.dropout import draw_seed, integer_mask, keep_in_place, mask_in_place
 from gnn_moe.model.once import refuse_second_derivative
 
 _WEIGHTS_AT_ONCE = 2**20
@@ -62,11 +62,6 @@ def _weights(query_STd: Tensor, key_STd: Tensor, future_TT: Tensor) -> Tensor:
     return scores_STT.softmax(dim=-1)
 
 
-def _mask(seed: Tensor, weights_STT: Tensor, chunk: slice, rate: float) -> Tensor:
-    mask_STT: Tensor = keep_mask(seed + chunk.start, weights_STT.shape, rate, weights_STT.dtype)
-    return mask_STT
-
-
 @torch.library.custom_op("gnn_moe::dropped_attention", mutates_args=())
 def dropped_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float) -> Tensor:
     """Causal attention with dropout on its weights, on a CPU: (S, T, d) contiguous → (S, T, d).
@@ -76,7 +71,7 @@ def dropped_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, see
     output_STd, future_TT = torch.empty_like(query_STd), _future(query_STd)
     for chunk in _chunks(*query_STd.shape[:2]):
         weights_STT = _weights(query_STd[chunk], key_STd[chunk], future_TT)
-        weights_STT.mul_(_mask(seed, weights_STT, chunk, rate))
+        mask_in_place(weights_STT, seed + chunk.start, rate)
         torch.bmm(weights_STT, value_STd[chunk], out=output_STd[chunk])
     return output_STd.mul_(1 / (1 - rate))
 
@@ -91,9 +86,10 @@ def dropped_attention_backward(
     for chunk in _chunks(*query_STd.shape[:2]):
         query, key, value, grad = query_STd[chunk], key_STd[chunk], value_STd[chunk], grad_STd[chunk]
         weights_STT = _weights(query, key, future_TT)
-        mask_STT = _mask(seed, weights_STT, chunk, rate)
-        torch.bmm((weights_STT * mask_STT).transpose(1, 2), grad, out=grad_value_STd[chunk])
-        grad_weights_STT = torch.bmm(grad, value.transpose(1, 2)).mul_(mask_STT)
+        mask_STT = integer_mask(weights_STT, seed + chunk.start, rate)
+        kept_STT = keep_in_place(weights_STT.clone(), mask_STT)
+        torch.bmm(kept_STT.transpose(1, 2), grad, out=grad_value_STd[chunk])
+        grad_weights_STT = keep_in_place(torch.bmm(grad, value.transpose(1, 2)), mask_STT)
         grad_scores_STT = torch._softmax_backward_data(grad_weights_STT, weights_STT, -1, weights_STT.dtype)
         grad_scores_STT.mul_(1 / math.sqrt(query.shape[2]))
         torch.bmm(grad_scores_STT, key, out=grad_query_STd[chunk])

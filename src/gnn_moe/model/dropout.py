@@ -1,10 +1,10 @@
 """Dropout that is fast on a CPU.
 
 torch draws a CPU dropout mask one Bernoulli number at a time, which costs more than the feed-forward product that it
-follows. Here a number takes one random byte from NumPy's SFC64 generator, held against a threshold of 16 bits (below),
-and is built by integer passes in place. Each mask is a function of one seed drawn from torch's generator, so saving
-torch's generator saves the dropout of a run, and a mask can be made again instead of being kept. Other devices use
-torch's own kernels.
+follows. Here a number takes one random byte from NumPy's SFC64 generator, held against a threshold of 16 bits (below).
+Each mask is a function of one seed drawn from torch's generator, so saving torch's generator saves the dropout of a
+run, and a mask can be made again instead of being kept. Operators with a backward pass of their own multiply it in as
+integers. Other devices use torch's own kernels.
 
 A rate is seldom a multiple of 1/256. So the threshold of a byte is, by a second draw, one of the two whole numbers
 around 256 · rate, as often as makes the rate right to 2⁻²⁴. Numbers that are 4,096 apart share that draw, no more than
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# For each floating type: the integer type of equal width, and the bit pattern of 1.0 in it.
-_PATTERNS = {
-    torch.bfloat16: (torch.int16, 0x3F80),
-    torch.float16: (torch.int16, 0x3C00),
-    torch.float32: (torch.int32, 0x3F800000),
-    torch.float64: (torch.int64, 0x3FF0000000000000),
+_INTEGERS = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
 }
+"""Of equal width: times 0 or 1, a number's bit pattern as one of these is that of 0 or its own."""
 
 _THRESHOLDS = 4096
 """Of a mask: few enough to cost nothing beside its numbers."""
@@ -46,9 +46,8 @@ def keep_mask(seed: Tensor, shape: Sequence[int], rate: float, dtype: torch.dtyp
         seed: () int64; the same seed gives the same mask, and a mask of fewer rows is the first of them.
         shape: of the mask.
         rate: in [0, 1).
-        dtype: bfloat16, float16, float32 or float64.
+        dtype: of the mask.
     """
-    integer, one = _PATTERNS[dtype]
     count = math.prod(shape)
     columns, rows = _THRESHOLDS, -(-count // _THRESHOLDS)
     drawn = torch.from_numpy(np.random.SFC64(int(seed)).random_raw((2 + rows) * columns // 8).view(np.uint8))
@@ -59,7 +58,7 @@ def keep_mask(seed: Tensor, shape: Sequence[int], rate: float, dtype: torch.dtyp
     carry_C = drawn[: 2 * columns].view(torch.int16).lt(int((threshold - below) * 2**16) - 2**15)
     threshold_C = carry_C.to(torch.uint8).add_(below)
     kept_RC = byte_RC.ge_(threshold_C) if rate <= 1 / 2 else byte_RC.lt_(threshold_C)
-    return kept_RC.flatten()[:count].to(integer).mul_(one).view(dtype).view(list(shape))
+    return kept_RC.flatten()[:count].to(dtype).view(list(shape))
 
 
 @keep_mask.register_fake
@@ -67,9 +66,21 @@ def _(seed: Tensor, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Te
     return torch.empty(list(shape), dtype=dtype)
 
 
+def integer_mask(x: Tensor, seed: Tensor, rate: float) -> Tensor:
+    """The mask of a seed for x on the CPU, in integers as wide as its numbers, for `keep_in_place`."""
+    mask: Tensor = keep_mask(seed, x.shape, rate, _INTEGERS[x.dtype])
+    return mask
+
+
+def keep_in_place(x: Tensor, mask: Tensor) -> Tensor:
+    """x with an integer mask multiplied in, which in bf16 takes half of the time of a product of floating numbers."""
+    x.view(mask.dtype).mul_(mask)
+    return x
+
+
 def mask_in_place(x: Tensor, seed: Tensor, rate: float) -> Tensor:
     """x on the CPU with the mask of a seed multiplied in; not yet divided by 1 - rate."""
-    return x.mul_(keep_mask(seed, x.shape, rate, x.dtype)) if rate else x
+    return keep_in_place(x, integer_mask(x, seed, rate)) if rate else x
 
 
 def dropout(x: Tensor, rate: float, *, training: bool) -> Tensor:

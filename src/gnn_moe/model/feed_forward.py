@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnn_moe.model.dropout import draw_seed, dropout, keep_mask, mask_in_place
+from gnn_moe.model.dropout import draw_seed, dropout, integer_mask, keep_in_place, mask_in_place
 from gnn_moe.model.once import refuse_second_derivative
 from gnn_moe.model.stacked import LAYER_NORM_EPSILON, fold_norm, stacked_linear
 
@@ -128,9 +128,9 @@ def expert_by_expert_backward(
         grad_product_ND = grad_update_ND.mul_(scale)
         active_NF, grad_active_NF = functional.gelu(inner_NF), grad_product_ND @ down_weight_EDF[e].to(dtype)
         if rate:
-            mask_NF = keep_mask(seeds_2[0] + e, inner_NF.shape, rate, dtype)
-            active_NF.mul_(mask_NF)
-            grad_active_NF.mul_(mask_NF)
+            mask_NF = integer_mask(inner_NF, seeds_2[0] + e, rate)
+            keep_in_place(active_NF, mask_NF)
+            keep_in_place(grad_active_NF, mask_NF)
         grad_down_EDF[e] = grad_product_ND.T @ active_NF
         grad_inner_NF = torch.ops.aten.gelu_backward(grad_active_NF, inner_NF)
         grad_up_bias_EF[e] = grad_inner_NF.sum(dim=0)

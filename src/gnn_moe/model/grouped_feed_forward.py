@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnn_moe.model.dropout import draw_seed, dropout, keep_mask, mask_in_place
+from gnn_moe.model.dropout import draw_seed, dropout, integer_mask, keep_in_place, mask_in_place
 from gnn_moe.model.memory import PIECE_ROWS, PIECE_ROWS_MULTIPLE
 from gnn_moe.model.once import refuse_second_derivative
 
@@ -173,9 +173,9 @@ def group_by_group_backward(
             grad_product_CD = grad_update_CD.mul_(scale)
             active_CF, grad_active_CF = functional.gelu(inner_CF), grad_product_CD @ down_DF
             if rate:
-                mask_CF = keep_mask(seeds_2[0] + number, inner_CF.shape, rate, dtype)
-                active_CF.mul_(mask_CF)
-                grad_active_CF.mul_(mask_CF)
+                mask_CF = integer_mask(inner_CF, seeds_2[0] + number, rate)
+                keep_in_place(active_CF, mask_CF)
+                keep_in_place(grad_active_CF, mask_CF)
             grad_down_EDF[e] += grad_product_CD.T @ active_CF
             grad_inner_CF = torch.ops.aten.gelu_backward(grad_active_CF, inner_CF)
             grad_up_bias_EF[e] += grad_inner_CF.sum(dim=0)
