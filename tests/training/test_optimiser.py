@@ -46,6 +46,21 @@ def test_a_rate_below_a_millionth_stays() -> None:
     assert {learning_rate(step, 10, config) for step in range(10)} == {1e-7}
 
 
+@pytest.mark.parametrize("given", ["by columns", "by rows"])
+def test_a_matrix_by_columns_is_trained_like_one_by_rows(given: str) -> None:
+    """Whichever way its gradient lies. AdamW's fused form would take one for the other without a word."""
+    rows = nn.Parameter(torch.randn(30, 7))
+    columns = nn.Parameter(rows.detach().T.contiguous().T)
+    optimisers = [build_optimiser(nn.ParameterList([matrix]), TrainingConfig()) for matrix in (rows, columns)]
+    for _ in range(5):
+        rows.grad = torch.randn(30, 7)
+        columns.grad = rows.grad.T.contiguous().T if given == "by columns" else rows.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+        torch.testing.assert_close(columns, rows, rtol=0, atol=0)
+    assert columns.stride() == optimisers[1].state[columns]["exp_avg"].stride() == (1, 30)
+
+
 def test_the_settings_of_adamw_and_weight_decay_on_every_parameter() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     optimiser = build_optimiser(model, TrainingConfig(weight_decay=0.3, learning_rate=0.5))

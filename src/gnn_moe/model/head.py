@@ -25,6 +25,11 @@ def lay_out_by_columns(weight_VD: Tensor) -> None:
     weight_VD.data = weight_VD.data.T.contiguous().T
 
 
+def by_columns(matrix: Tensor) -> bool:
+    """Whether a tensor is a matrix that lies in memory column by column, and not also row by row."""
+    return matrix.dim() == 2 and matrix.mT.is_contiguous() and not matrix.is_contiguous()
+
+
 class Head:
     """Logits and gradients a chunk of tokens at a time, in any type and on any device."""
 
@@ -78,8 +83,7 @@ class HeadByColumns(TrainedHead):
 
 def trained_head(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> TrainedHead:
     """The form for these hidden states, in the type to compute in, and this head in the type of its parameters."""
-    by_columns = weight_VD.T.is_contiguous() and not weight_VD.is_contiguous()
-    inside = by_columns and hidden_ND.dtype == torch.bfloat16 and hidden_ND.device.type == "cpu"
+    inside = by_columns(weight_VD) and hidden_ND.dtype == torch.bfloat16 and hidden_ND.device.type == "cpu"
     return (HeadByColumns if inside else TrainedHead)(hidden_ND, weight_VD, bias_V)
 
 

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gnn_moe.config import TrainingConfig
+from gnn_moe.model.head import by_columns
 
 LOWEST_LEARNING_RATE = 1e-6
 
 
+class _AdamW(torch.optim.AdamW):
+    """torch's AdamW, given a matrix that lies in memory by columns the other way round.
+
+    The fused form goes by memory, not by index, and first copies a gradient that does not lie by rows: of the head's
+    weight, that copy takes as long as all the rest of its step (docs/performance.md).
+    """
+
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        *others: list[Tensor],
+    ) -> bool:
+        given = (group, parameters, grads, exp_avgs, exp_avg_sqs, *others)
+        has_complex: bool = super()._init_group(*given)  # type: ignore[no-untyped-call]
+        for number, parameter in enumerate(parameters):
+            if by_columns(parameter):
+                grads[number] = grads[number].mT.contiguous()
+                for updated in (parameters, exp_avgs, exp_avg_sqs):
+                    assert by_columns(updated[number])  # a copy would be updated in its place
+                    updated[number] = updated[number].mT
+        return has_complex
+
+
 def build_optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """Fused AdamW (betas 0.9 and 0.999, eps 1e-8) with weight decay on every parameter, as the seed's tables had."""
-    return torch.optim.AdamW(
+    return _AdamW(
         model.parameters(),
         lr=config.learning_rate,
         betas=(0.9, 0.999),
