@@ -231,6 +231,15 @@ def test_a_target_whose_probability_is_lost_has_its_loss_all_the_same(dtype: tor
     assert grad.tolist() == [1, -1, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_target_whose_probability_has_few_digits_has_its_loss_all_the_same(dtype: torch.dtype) -> None:
+    """e^-91 is a number of both types, of three digits and fewer."""
+    hidden = torch.tensor([[1.0]] * 8, dtype=dtype, requires_grad=True)
+    weight = torch.tensor([[0.0], [-86.0], [-87.0], [-88.0], [-89.0], [-90.0], [-91.0], [-92.0], [-93.0]])
+    loss = head_loss(hidden, weight, torch.zeros(9), torch.arange(1, 9), torch.tensor(1.0))
+    assert loss.item() == pytest.approx(sum(range(86, 94)), abs=2 * 0.004)
+
+
 WIDE = [(1031, 2**31), (1031, 300 * 1031 * 2), (50257, 2**31)]
 """Vocabularies with many vectors to a row and a rest, and bytes of logits at once: one piece, several, one."""
 on_each_device = pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor, *, may_wait: bool)
     Args:
         logits_RV: in any type.
         target_R: −100 is ignored.
-        may_wait: whether the host may look at numbers. Then ∞ stands for a loss of over 87, whose probability is no
-            number in bf16 or float32; elsewhere a pass over the logits is the price of having it.
+        may_wait: whether the host may look at numbers. Then ∞ stands for a loss of over 87, whose probability is too
+            small for bf16 and float32; elsewhere a pass over the logits is the price of having it.
     """
     kept_R1 = (target_R != IGNORED)[:, None]
     # Any other target outside the vocabulary is an error of `gather`, not token 0.
@@ -165,7 +165,9 @@ def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor, *, may_wait: bool)
         greatest_R1, at_R1 = logits_RV.max(dim=1, keepdim=True)
         ahead_R1 = greatest_R1.to(wide) - logits_RV.gather(1, target_R1)
     torch.softmax(logits_RV, dim=1, out=logits_RV)
-    losses_R1 = ahead_R1 - logits_RV.gather(1, at_R1).to(wide).log()
+    probability_R1 = logits_RV.gather(1, at_R1).to(wide)
+    # The numbers below `tiny` have few digits, if any.
+    losses_R1 = ahead_R1 - torch.where(probability_R1 < torch.finfo(wide).tiny, 0, probability_R1).log()
     # On a CPU a look at the targets saves a pass; elsewhere it would make the host wait.
     if not may_wait or not bool(kept_R1.all()):
         logits_RV.mul_(kept_R1)
