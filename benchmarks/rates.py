@@ -173,7 +173,7 @@ class ProductRates:
             [(y.mT, x, torch.empty_like(weight)), (x.mT, y, torch.empty_like(turned))],
         ]
         if (strips := self._strips(product)) > 1:
-            # The mix of few experts and its gradients: P ⊗ I times the results in strips.
+            # The mix of few experts and its gradients, in strips; of the two products that make ∂P, one.
             wide, results = x.repeat(strips, strips), turned.view(strips * product.k, -1)
             passes[0].append((wide, results, torch.empty_like(results)))
             passes[1].append((y.view(results.shape), results.mT, torch.empty_like(wide)))

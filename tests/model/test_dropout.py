@@ -131,6 +131,12 @@ def test_an_integer_mask_keeps_what_the_mask_keeps(dtype: torch.dtype, rate: flo
     assert torch.equal(masked, torch.where(kept, x.T, 0))
 
 
+def test_an_integer_mask_is_not_for_autograd() -> None:
+    x = torch.ones(3, requires_grad=True) * 2
+    with pytest.raises(RuntimeError, match="has no gradient"):
+        dropout.mask_in_place(x, torch.tensor(1), 0.5)
+
+
 @each_type
 def test_mask_as_an_operator_of_torch(dtype: torch.dtype) -> None:
     torch.library.opcheck(keep_mask, (torch.tensor(3), [4, 5], 0.25, dtype))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnn_moe.data.batches import IGNORED
+from gnn_moe.model import head as head_module
 from gnn_moe.model import loss as loss_module
 from gnn_moe.model import memory
 from gnn_moe.model.head import HeadByColumns, TrainedHead, lay_out_by_columns, trained_head
@@ -238,6 +239,22 @@ def test_a_target_whose_probability_has_few_digits_has_its_loss_all_the_same(dty
     weight = torch.tensor([[0.0], [-86.0], [-87.0], [-88.0], [-89.0], [-90.0], [-91.0], [-92.0], [-93.0]])
     loss = head_loss(hidden, weight, torch.zeros(9), torch.arange(1, 9), torch.tensor(1.0))
     assert loss.item() == pytest.approx(sum(range(86, 94)), abs=2 * 0.004)
+
+
+def test_many_lost_targets_are_made_again_in_products_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that diverges has any number of them: each shape is a kernel that a CPU keeps."""
+    product, rows = head_module._product, list[int]()
+
+    def counted(hidden_CK: Tensor, weight_KV: Tensor, room: Tensor | None) -> Tensor:
+        rows.append(len(hidden_CK))
+        return product(hidden_CK, weight_KV, room)
+
+    monkeypatch.setattr(head_module, "_product", counted)
+    hidden = torch.ones(150, 1, requires_grad=True)
+    weight = torch.tensor([[100.0], [-100.0]])
+    loss = head_loss(hidden, weight, torch.zeros(2), torch.arange(150) % 2, torch.tensor(75.0))
+    assert loss.item() == 200
+    assert rows == [150, 64, 64]
 
 
 WIDE = [(1031, 2**31), (1031, 300 * 1031 * 2), (50257, 2**31)]

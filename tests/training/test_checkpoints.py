@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -15,7 +17,12 @@ import torch
 
 from gnn_moe import load_model
 from gnn_moe.cli import main
+from gnn_moe.config import ModelConfig, TrainingConfig
 from gnn_moe.errors import BadInput
+from gnn_moe.model.head import by_columns, lay_out_by_columns
+from gnn_moe.model.language_model import build_model
+from gnn_moe.training import checkpoints
+from gnn_moe.training.optimiser import build_optimiser
 from tests.small_runs import Accident, Commands, Setting, interrupted, read_json
 
 FILES = (
@@ -186,3 +193,29 @@ def test_the_package_is_light_until_it_is_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "no attribute 'nothing'" in done.stdout
+
+
+def test_moments_come_back_lying_as_their_parameters_do(tmp_path: Path) -> None:
+    """Of a head by columns, whatever the precision; a copy and a pickle of the model keep the layout too."""
+    sizes = ModelConfig(vocab_size=40, embed_dim=16, num_layers=1, num_heads=2, dropout_rate=0.0)
+    models = [build_model(sizes, seed=seed) for seed in (1, 2)]
+    for model in models:
+        lay_out_by_columns(model.head_weight)
+    optimisers = [build_optimiser(model, TrainingConfig()) for model in models]
+    ids = torch.arange(24).view(2, 12)
+
+    def step(number: int) -> None:
+        models[number].zero_grad()
+        models[number](ids, labels=ids).loss.backward()
+        optimisers[number].step()
+
+    step(0)
+    checkpoints.write_training_state(tmp_path, models[0], optimisers[0], {})
+    models[1].load_state_dict(models[0].state_dict())
+    checkpoints.load_training_state(tmp_path, models[1], optimisers[1])
+    for number in (0, 1):
+        step(number)
+    for (name, first), second in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(second, first, rtol=0, atol=0, msg=name)
+    for model in (models[1], copy.deepcopy(models[1]), pickle.loads(pickle.dumps(models[1]))):
+        assert by_columns(model.head_weight)

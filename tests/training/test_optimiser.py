@@ -61,6 +61,16 @@ def test_a_matrix_by_columns_is_trained_like_one_by_rows(given: str) -> None:
     assert columns.stride() == optimisers[1].state[columns]["exp_avg"].stride() == (1, 30)
 
 
+def test_moments_that_do_not_lie_as_their_parameter_are_refused() -> None:
+    columns = nn.Parameter(torch.randn(7, 30).T)
+    optimiser = build_optimiser(nn.ParameterList([columns]), TrainingConfig())
+    columns.grad = torch.ones_like(columns)
+    optimiser.step()
+    optimiser.state[columns]["exp_avg"] = optimiser.state[columns]["exp_avg"].contiguous()
+    with pytest.raises(RuntimeError, match="moments must lie"):
+        optimiser.step()
+
+
 def test_the_settings_of_adamw_and_weight_decay_on_every_parameter() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     optimiser = build_optimiser(model, TrainingConfig(weight_decay=0.3, learning_rate=0.5))

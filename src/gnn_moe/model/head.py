@@ -44,15 +44,27 @@ class Head:
 
 
 class TrainedHead(Head):
-    """A head that gathers the gradients of a summed loss; those of the parameters in their type."""
+    """A head that gathers the gradients of a summed loss; those of the parameters in their type.
+
+    For each chunk of tokens: `logits`, then `add_bias` and `add_bias_gradient` piece by piece, then `add_gradients`.
+    """
 
     def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> None:
         super().__init__(hidden_ND, weight_VD, bias_V)
         self.grad_hidden_ND, self.grad_weight_VD = torch.empty_like(hidden_ND), torch.empty_like(weight_VD)
         self.grad_bias_V = torch.zeros_like(bias_V)
 
+    def add_bias(self, logits_RV: Tensor) -> None:
+        """To some rows of logits, in place."""
+        assert self.bias_V is not None
+        logits_RV.add_(self.bias_V.to(logits_RV.dtype))
+
+    def add_bias_gradient(self, grad_logits_RV: Tensor) -> None:
+        """What these rows add to it."""
+        self.grad_bias_V += grad_logits_RV.sum(dim=0)
+
     def add_gradients(self, chunk: slice, grad_logits_CV: Tensor) -> None:
-        """What a chunk adds; to the bias, where that was added to the logits, its caller adds."""
+        """What a chunk adds to all others."""
         torch.mm(grad_logits_CV, self.weight_DV.T, out=self.grad_hidden_ND[chunk])
         _add(self.grad_weight_VD, grad_logits_CV.T @ self.hidden_ND[chunk], first=chunk.start == 0)
 
@@ -70,6 +82,12 @@ class HeadByColumns(TrainedHead):
         self.weight_KV, self.weight_DV = weight_KV, weight_KV[:width]
         self.grad_hidden_ND, self.grad_weight_KV = torch.empty_like(hidden_ND), weight_VD.new_empty(weight_KV.shape)
         self.grad_weight_VD, self.grad_bias_V = self.grad_weight_KV[:width].T, self.grad_weight_KV[width]
+
+    def add_bias(self, logits_RV: Tensor) -> None:
+        """It is in the product."""
+
+    def add_bias_gradient(self, grad_logits_RV: Tensor) -> None:
+        """It comes with the weight's."""
 
     def logits(self, tokens: slice | Tensor, room: Tensor | None = None) -> Tensor:
         return _product(self.hidden_NK[tokens], self.weight_KV, room)

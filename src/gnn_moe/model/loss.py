@@ -6,8 +6,9 @@ The head is the largest product of a small model, and its float32 logits the lar
 make their logits, their loss and, in the same pass, the gradients of hidden states, weight and bias, so that nothing
 of size N×V is kept and the logits are computed once. The loss is not twice differentiable, and says so.
 
-Where no gradient is wanted, as in evaluation, the loss of logits is exact to float32. Where one is, it comes from the
-probabilities, which in bf16 leaves each token's loss off by up to 0.004 nats, to either side.
+Where no gradient is wanted, as in evaluation, the loss of the logits, as their type holds them, is exact to float32.
+Where one is, it comes from the probabilities, which in bf16 leaves each token's loss off by up to another 0.004 nats,
+to either side.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def _pieces(logits_CV: Tensor, target_C: Tensor) -> Iterator[tuple[Tensor, Tenso
 def _exact_losses(products_CV: Tensor, bias_V: Tensor | None, target_C: Tensor) -> Tensor:
     """Each token's loss (C,), 0 where ignored, computed in float32 or wider; `bias_V` is yet to be added."""
     wide = torch.promote_types(products_CV.dtype, torch.float32)
-    losses = [torch.zeros(0, dtype=wide, device=products_CV.device)]
+    losses = []
     for products_RV, target_R in _pieces(products_CV, target_C):
         logits_RV = products_RV.to(wide) if bias_V is None else products_RV.to(wide) + bias_V.to(wide)
         losses.append(functional.cross_entropy(logits_RV, target_R, reduction="none", ignore_index=IGNORED))
@@ -124,22 +125,26 @@ def _exact_losses(products_CV: Tensor, bias_V: Tensor | None, target_C: Tensor) 
 
 
 def _loss_to_gradients(head: TrainedHead, chunk: slice, products_CV: Tensor, target_C: Tensor) -> Tensor:
-    """The summed loss, () float64, of a chunk's products, which become its gradient by the logits, in place.
-
-    Where the bias has yet to be added, its gradient is gathered too.
-    """
-    losses, bias_V = [], None if head.bias_V is None else head.bias_V.to(products_CV.dtype)
+    """The summed loss, () float64, of a chunk's products, which become its gradient by the logits, in place."""
+    may_wait, losses = products_CV.device.type == "cpu", []
     for logits_RV, target_R in _pieces(products_CV, target_C):
-        if bias_V is not None:
-            logits_RV.add_(bias_V)
-        losses.append(_losses_to_gradients(logits_RV, target_R, may_wait=logits_RV.device.type == "cpu"))
-        if bias_V is not None:
-            head.grad_bias_V += logits_RV.sum(dim=0)
+        head.add_bias(logits_RV)
+        losses.append(_losses_to_gradients(logits_RV, target_R, may_wait=may_wait))
+        head.add_bias_gradient(logits_RV)
     losses_C = torch.cat(losses)
-    if products_CV.device.type == "cpu" and bool((lost_C := losses_C.isinf()).any()):
-        again_CV = head.logits(chunk.start + lost_C.nonzero()[:, 0])
-        losses_C[lost_C] = _exact_losses(again_CV, head.bias_V, target_C[lost_C])
+    if may_wait and bool((lost_C := losses_C.isinf()).any()):
+        losses_C[lost_C] = _lost_losses(head, chunk.start + lost_C.nonzero()[:, 0], target_C[lost_C])
     return losses_C.sum(dtype=torch.float64)
+
+
+def _lost_losses(head: Head, token_L: Tensor, target_L: Tensor) -> Tensor:
+    """The losses (L,) of tokens by their number, from logits that are made again, in products of 64 rows."""
+    losses = []
+    pieces = (torch.split(of_all, HEAD_ROWS_MULTIPLE) for of_all in (token_L, target_L))
+    for token_R, target_R in zip(*pieces, strict=True):
+        filled_R = functional.pad(token_R, (0, HEAD_ROWS_MULTIPLE - len(token_R)))
+        losses.append(_exact_losses(head.logits(filled_R)[: len(token_R)], head.bias_V, target_R))
+    return torch.cat(losses)
 
 
 def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor, *, may_wait: bool) -> Tensor:
@@ -152,8 +157,8 @@ def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor, *, may_wait: bool)
     Args:
         logits_RV: in any type.
         target_R: −100 is ignored.
-        may_wait: whether the host may look at numbers. Then ∞ stands for a loss of over 87, whose probability is too
-            small for bf16 and float32; elsewhere a pass over the logits is the price of having it.
+        may_wait: whether the host may look at numbers. Then ∞ stands for a loss whose probability is too small for
+            its type (over 87 in bf16 and float32); elsewhere a pass over the logits is the price of having it.
     """
     kept_R1 = (target_R != IGNORED)[:, None]
     # Any other target outside the vocabulary is an error of `gather`, not token 0.
@@ -167,7 +172,7 @@ def _losses_to_gradients(logits_RV: Tensor, target_R: Tensor, *, may_wait: bool)
     torch.softmax(logits_RV, dim=1, out=logits_RV)
     probability_R1 = logits_RV.gather(1, at_R1).to(wide)
     # The numbers below `tiny` have few digits, if any.
-    losses_R1 = ahead_R1 - torch.where(probability_R1 < torch.finfo(wide).tiny, 0, probability_R1).log()
+    losses_R1 = ahead_R1 - torch.where(probability_R1 < torch.finfo(logits_RV.dtype).tiny, 0, probability_R1).log()
     # On a CPU a look at the targets saves a pass; elsewhere it would make the host wait.
     if not may_wait or not bool(kept_R1.all()):
         logits_RV.mul_(kept_R1)

@@ -1,10 +1,11 @@
-"""Σ_j P_ij x_j, the same P for every token, with a gradient of P that is all but as exact as float32's.
+"""Σ_j P_ij x_j, the same P for every token, with a gradient of P that is not rounded to bf16.
 
 Letters: E experts, N tokens, D width, S strips, K = N·D.
 
 ∂P is one E×E matrix summed over all tokens, and most of it is what the experts have in common. Whatever keeps the rows
 of P at a sum of 1 (the degrees of a hypergraph, Sinkhorn's normalisation) takes that away again. Rounded to bf16, as
-the product of two bf16 matrices is, ∂P would leave its rounding: a second product finds what the first has rounded off.
+the product of two bf16 matrices is, ∂P would leave its rounding: a second product finds what the first has rounded
+off. That makes 16 binary digits and more, with the strips that there are; few strips are added up in float32, in 24.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from gnn_moe.model.once import refuse_second_derivative
 
 ROWS_AT_ONCE = 64
 """Rows of a product that mixes experts on a CPU: with fewer its matrix unit waits for memory (docs/performance.md)."""
+
+
+_FEWEST_STRIPS = 4
+"""Of which ∂P comes from products of bf16."""
+_NUMBERS_AT_ONCE = 2**15
+"""Of an expert's results that are there in float32 at a time: few enough to stay in a processor's cache."""
 
 
 def propagate(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
@@ -67,19 +74,33 @@ def learned_propagation(propagation_EE: Tensor, x_END: Tensor) -> Tensor:
 
 @torch.library.custom_op("gnn_moe::gradient_of_propagation", mutates_args=())
 def gradient_of_propagation(grad_END: Tensor, x_END: Tensor) -> Tensor:
-    """Σ_n g_in · x_jn over all tokens and channels, (E, E), in float32 or wider."""
+    """Σ_n g_in · x_jn over all tokens and channels, (E, E) in float32 or wider."""
     grad_EK, x_EK = grad_END.flatten(1), x_END.flatten(1)
     if x_EK.dtype in (torch.float32, torch.float64):
         return grad_EK @ x_EK.T
     if x_EK.device.type == "cuda":
         return torch.mm(grad_EK, x_EK.T, out_dtype=torch.float32)
-    # The second product takes the first one's result away before it is rounded, which leaves what that was rounded by.
-    experts, strips = len(x_END), _strips(x_END)
-    grad_strips, x_strips = (tensor.reshape(experts * strips, -1) for tensor in (grad_END, x_END))
-    rounded = grad_strips @ x_strips.T
-    rest = torch.addmm(rounded, grad_strips, x_strips.T, beta=-1)
-    of_strips_ESES = (rounded.float() + rest.float()).view(experts, strips, experts, strips)
+    strips = _strips(x_END)
+    return _from_strips(grad_END, x_END, strips) if strips >= _FEWEST_STRIPS else _from_pieces(grad_EK, x_EK)
+
+
+def _from_strips(grad_END: Tensor, x_END: Tensor, strips: int) -> Tensor:
+    """The second product takes the result of the first away before it is rounded, which leaves what that lost."""
+    experts = len(x_END)
+    grad, x = (tensor.reshape(experts * strips, -1) for tensor in (grad_END, x_END))
+    rounded = grad @ x.T
+    lost = torch.addmm(rounded, grad, x.T, beta=-1)
+    of_strips_ESES = (rounded.float() + lost.float()).view(experts, strips, experts, strips)
     return of_strips_ESES.diagonal(dim1=1, dim2=3).sum(dim=-1)
+
+
+def _from_pieces(grad_EK: Tensor, x_EK: Tensor) -> Tensor:
+    """In float32, some numbers at a time."""
+    sum_EE = torch.zeros(len(grad_EK), len(x_EK), device=x_EK.device)
+    for start in range(0, x_EK.shape[1], _NUMBERS_AT_ONCE):
+        grad, x = (tensor[:, start : start + _NUMBERS_AT_ONCE].float() for tensor in (grad_EK, x_EK))
+        sum_EE.addmm_(grad, x.T)
+    return sum_EE
 
 
 @learned_propagation.register_fake

@@ -17,8 +17,9 @@ LOWEST_LEARNING_RATE = 1e-6
 class _AdamW(torch.optim.AdamW):
     """torch's AdamW, given a matrix that lies in memory by columns the other way round.
 
-    The fused form goes by memory, not by index, and first copies a gradient that does not lie by rows: of the head's
-    weight, that copy takes as long as all the rest of its step (docs/performance.md).
+    The fused form goes by memory, not by index. It copies a gradient that does not lie by rows, and then does not use
+    the copy: of the head's weight, that takes as long as all the rest of its step (docs/performance.md). `_init_group`
+    is torch's own; the tests hold a matrix by columns to one by rows, should it ever change.
     """
 
     def _init_group(
@@ -36,7 +37,8 @@ class _AdamW(torch.optim.AdamW):
             if by_columns(parameter):
                 grads[number] = grads[number].mT.contiguous()
                 for updated in (parameters, exp_avgs, exp_avg_sqs):
-                    assert by_columns(updated[number])  # a copy would be updated in its place
+                    if not by_columns(updated[number]):
+                        raise RuntimeError("moments must lie in memory as their parameter does")
                     updated[number] = updated[number].mT
         return has_complex
 
