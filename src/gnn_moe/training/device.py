@@ -8,14 +8,18 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from gnn_moe.errors import BadInput
+from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.training.process_memory import peak_resident_bytes, reset_peak_resident
+
+if TYPE_CHECKING:
+    from gnn_moe.model.language_model import LanguageModel
 
 
 def resolve_device(name: str) -> torch.device:
@@ -95,6 +99,13 @@ def accelerator_for(device_name: str, precision_name: str) -> Iterator[Accelerat
 def precision_of(accelerator: Accelerator) -> Literal["bf16", "fp32"]:
     """What an accelerator computes in, as `--precision` names it."""
     return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+
+
+def place(model: LanguageModel, accelerator: Accelerator) -> None:
+    """Puts a model where it will be trained, before there is an optimiser, and the head's weight in order for it."""
+    model.to(accelerator.device)
+    if accelerator.device.type == "cpu" and precision_of(accelerator) == "bf16":
+        lay_out_by_columns(model.head_weight)
 
 
 def keep_freed_memory() -> None:

@@ -30,11 +30,10 @@ from gnn_moe.data.samples import Samples
 from gnn_moe.errors import Interrupted, NonFiniteError
 from gnn_moe.model import storage
 from gnn_moe.model.folders import BEST, CHECKPOINTS, LAST, SELECTED
-from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
 from gnn_moe.training.compiling import any_shape, compile_layers, least_rows
-from gnn_moe.training.device import is_out_of_memory, peak_memory_bytes, precision_of, release_freed_memory
+from gnn_moe.training.device import is_out_of_memory, peak_memory_bytes, place, precision_of, release_freed_memory
 from gnn_moe.training.diagnosis import find_non_finite
 from gnn_moe.training.evaluation import Evaluation, evaluate, measure_expert_load
 from gnn_moe.training.generators import generator_states, restore_generators
@@ -76,9 +75,7 @@ class Trainer:
         self.total_steps = training.count_steps(len(self.train_samples))
         self.device = self.accelerator.device
         self.planned_bytes = self.plan_bytes(self.config)
-        self.model.to(self.device)
-        if self.device.type == "cpu" and precision_of(self.accelerator) == "bf16":
-            lay_out_by_columns(self.model.head_weight)
+        place(self.model, self.accelerator)
         self.model.checkpoint_layers = training.activation_checkpointing
         self.optimiser = build_optimiser(self.model, training)
         self.prepared, self.prepared_optimiser = self.accelerator.prepare(self.model, self.optimiser)
