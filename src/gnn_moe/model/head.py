@@ -31,7 +31,7 @@ def by_columns(matrix: Tensor) -> bool:
 
 
 class Head:
-    """Logits and gradients a chunk of tokens at a time, in any type and on any device."""
+    """Logits of some tokens at a time, in any type and on any device."""
 
     def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> None:
         self.hidden_ND, self.weight_DV = hidden_ND, weight_VD.to(hidden_ND.dtype).T
