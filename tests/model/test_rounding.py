@@ -218,7 +218,7 @@ def test_what_a_mix_takes_away_of_its_gradient_leaves_no_rounding(form: str) -> 
             mix_EE = hgnn_propagation(pairs_EM.to(leaf.dtype), leaf)
         found += torch.autograd.grad(propagate(mix_EE, x_END.to(dtype)), leaf, grad_END.to(dtype))
     # What is taken away is 10⁴ times as much: the sum in float32 is off by 0.0004 then, rounded to bf16 by 2.8.
-    assert distance(found[0], found[1]) < 2e-3
+    assert distance(found[0], found[1]) < 1e-3
 
 
 def test_a_fixed_mix_keeps_nothing_and_a_learned_one_equals_the_sum() -> None:

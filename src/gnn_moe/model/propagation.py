@@ -17,10 +17,9 @@ from gnn_moe.model.once import refuse_second_derivative
 
 ROWS_AT_ONCE = 64
 """Rows of a product that mixes experts on a CPU: with fewer its matrix unit waits for memory (docs/performance.md)."""
-
-
-_FEWEST_STRIPS = 4
-"""Of which ∂P comes from products of bf16."""
+_FEWEST_STRIPS, _SLICES = 4, 4
+"""From how many strips on ∂P comes from products of bf16, and in how many slices of the strips: with more of both, more
+roundings even out."""
 _NUMBERS_AT_ONCE = 2**15
 """Of an expert's results that are there in float32 at a time: few enough to stay in a processor's cache."""
 
@@ -86,12 +85,14 @@ def gradient_of_propagation(grad_END: Tensor, x_END: Tensor) -> Tensor:
 
 def _from_strips(grad_END: Tensor, x_END: Tensor, strips: int) -> Tensor:
     """The second product takes the result of the first away before it is rounded, which leaves what that lost."""
-    experts = len(x_END)
-    grad, x = (tensor.reshape(experts * strips, -1) for tensor in (grad_END, x_END))
-    rounded = grad @ x.T
-    lost = torch.addmm(rounded, grad, x.T, beta=-1)
-    of_strips_ESES = (rounded.float() + lost.float()).view(experts, strips, experts, strips)
-    return of_strips_ESES.diagonal(dim1=1, dim2=3).sum(dim=-1)
+    experts, rows = len(x_END), len(x_END) * strips
+    sum_RR = torch.zeros(rows, rows)
+    slices = (tensor.reshape(rows, -1).tensor_split(_SLICES, dim=1) for tensor in (grad_END, x_END))
+    for grad, x in zip(*slices, strict=True):
+        rounded = grad @ x.T
+        sum_RR += rounded
+        sum_RR += torch.addmm(rounded, grad, x.T, beta=-1)
+    return sum_RR.view(experts, strips, experts, strips).diagonal(dim1=1, dim2=3).sum(dim=-1)
 
 
 def _from_pieces(grad_EK: Tensor, x_EK: Tensor) -> Tensor:
