@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -24,11 +24,13 @@ from benchmarks import process_memory
 from benchmarks.cases import Contestant
 from benchmarks.parts import COUPLER, EXPERTS, HEAD, OPTIMISER, Forwards, part_memory, saved_bytes, time_parts
 from gnn_moe.config import ModelConfig, TrainingConfig
+from gnn_moe.data.batches import Batch
 from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.model.language_model import CoupledLayer, build_model
 from gnn_moe.model.loss import head_loss
 from gnn_moe.training.device import keep_freed_memory, resolve_device, resolve_precision
 from gnn_moe.training.optimiser import build_optimiser
+from gnn_moe.training.side_by_side import SideBySide
 
 DATA_SEED = 20240229
 
@@ -125,6 +127,7 @@ class Ours(Racer):
             lay_out_by_columns(model.head_weight)
         self.model = self.ours = model
         self.optimiser = build_optimiser(model, setup.training)
+        self.side_by_side = SideBySide(model, setup.training)
         if setup.training.compile:
             from gnn_moe.training.compiling import any_shape, compile_layers
 
@@ -160,17 +163,23 @@ class Ours(Racer):
 
     def kept_bytes(self) -> int:
         """Bytes that the forward pass of a micro-batch keeps for its backward pass, weights left out."""
-        return saved_bytes(lambda: [self._loss(slice(0, self._micro_rows()))], self.model)
+        return saved_bytes(lambda: [self._loss(next(self._pieces()))], self.model)
 
     def _backward(self) -> None:
-        size = self._micro_rows()
-        for start in range(0, len(self.ids_BT), size):
-            self._loss(slice(start, start + size)).backward()  # type: ignore[no-untyped-call]
+        def backward(piece: Batch) -> None:
+            self._loss(piece).backward()  # type: ignore[no-untyped-call]
 
-    def _loss(self, piece: slice) -> Tensor:
+        self.side_by_side.accumulate(self._pieces(), backward)
+
+    def _pieces(self) -> Iterator[Batch]:
+        both = (torch.split(of_all, self._micro_rows()) for of_all in (self.ids_BT, self.targets_BT))
+        for ids_BT, targets_BT in zip(*both, strict=True):
+            yield Batch(input_ids=ids_BT, targets=targets_BT, predicted_tokens=targets_BT.numel())
+
+    def _loss(self, piece: Batch) -> Tensor:
         predicted = torch.tensor(float(self.targets_BT.numel()), device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16):
-            output = self.ours(self.ids_BT[piece], targets=self.targets_BT[piece], loss_denominator=predicted)
+            output = self.ours(piece.input_ids, targets=piece.targets, loss_denominator=predicted)
         loss: Tensor = output.loss
         return loss
 

@@ -17,6 +17,7 @@ import numpy as np
 from gnn_moe.checks import ALL
 from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.errors import RunFailed
+from gnn_moe.model.halves import threads_to_expect
 from gnn_moe.model.memory import PeakMemory, largest_micro_batch, peak_memory, workload_of
 from gnn_moe.training.memory_limits import cpu_room_bytes
 
@@ -75,6 +76,7 @@ def plan_memory(config: RunConfig, found: Calibration | None = None, *, at_once:
         "precision": "fp32" if training.precision == "fp32" else "bf16",
         "device_type": "cuda" if training.device.startswith("cuda") else "cpu",
         "positions": model.max_seq_length,
+        "threads": threads_to_expect(),
     }
     if found is not None:
         circumstances |= {"precision": found.precision, "positions": found.positions}

@@ -163,6 +163,7 @@ def circumstances_of(config: RunConfig, corpus: Corpus, accelerator: Accelerator
         "precision": precision_of(accelerator),
         "device_type": accelerator.device.type,
         "positions": longest_batch(corpus.split("train"), config.model.max_seq_length),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -235,7 +236,7 @@ class _Run:
                 batch_size=training.rows_at_once,
                 positions=self.config.model.max_seq_length,
                 device=self.accelerator.device,
-                least_rows=least_rows(training.rows_at_once) if training.compile else 1,
+                least_rows=least_rows(training),
                 on_batch=self.stop.check,
             )
         trainer.progress.eval_seconds += time.perf_counter() - began

@@ -14,7 +14,9 @@ which makes up for the rounding: their correlation is at most 2⁻¹⁸ / (rate 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -33,9 +35,26 @@ _THRESHOLDS = 4096
 """Of a mask: few enough to cost nothing beside its numbers."""
 
 
+_GENERATOR: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+@contextmanager
+def seeds_from(generator: torch.Generator) -> Iterator[None]:
+    """Has seeds drawn from a generator on the CPU instead of torch's own, which all threads share."""
+    token = _GENERATOR.set(generator)
+    try:
+        yield
+    finally:
+        _GENERATOR.reset(token)
+
+
 def draw_seed() -> Tensor:
-    """A seed for one mask, () int64 on the CPU, from torch's default generator; the numbers after it are seeds too."""
-    return torch.randint(0, 2**62, (), dtype=torch.int64)
+    """A seed for one mask, () int64 on the CPU; the numbers after it are seeds too.
+
+    From torch's default generator, or from that of `seeds_from`, which does not reach into what is compiled.
+    """
+    generator = None if torch.compiler.is_compiling() else _GENERATOR.get()
+    return torch.randint(0, 2**62, (), dtype=torch.int64, generator=generator)
 
 
 @torch.library.custom_op("gnn_moe::keep_mask", mutates_args=())

@@ -10,11 +10,14 @@ what a process holds besides tensors, and how much of a CPU's heap lies idle bet
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gnn_moe.config import COUPLED, DENSE, TOP_K, ModelConfig, TrainingConfig
+from gnn_moe.model.halves import HALVES, computed_in_halves
 from gnn_moe.model.size import coupler_shape, model_size
 
 _PARAMETER_BYTES = 4
@@ -52,6 +55,8 @@ class Workload:
     """cpu or cuda."""
     checkpoint_layers: bool = False
     """Whether a layer keeps its input alone and is computed again in the backward pass."""
+    in_halves: bool = False
+    """Whether it is computed in two halves side by side."""
 
     @property
     def tokens(self) -> int:
@@ -72,6 +77,7 @@ def workload_of(
     precision: str,
     device_type: str,
     positions: int | None = None,
+    threads: int = 1,
 ) -> Workload:
     """What a run computes at once with micro-batches of `rows` rows.
 
@@ -82,14 +88,16 @@ def workload_of(
         precision: `bf16` or `fp32`.
         device_type: cpu or cuda.
         positions: of the longest rows (default: as many as the model has).
+        threads: that a CPU computes with.
     """
+    positions = model.max_seq_length if positions is None else positions
+    shape: dict[str, Any] = {"rows": rows, "positions": positions, "device_type": device_type}
     return Workload(
-        rows=rows,
-        positions=model.max_seq_length if positions is None else positions,
+        **shape,
+        in_halves=computed_in_halves(model, training, **shape, threads=threads),
         accumulates=rows < training.batch_size,
         number_bytes=2 if precision == "bf16" else _PARAMETER_BYTES,
         dropout=model.dropout_rate > 0,
-        device_type=device_type,
         checkpoint_layers=training.activation_checkpointing,
     )
 
@@ -102,6 +110,7 @@ def largest_micro_batch(
     device_type: str,
     room_bytes: int,
     positions: int | None = None,
+    threads: int = 1,
 ) -> int:
     """Rows of the largest micro-batch that fits: the batch in as few equal pieces as the predicted peak has room for.
 
@@ -111,7 +120,13 @@ def largest_micro_batch(
 
     def fits(rows: int) -> bool:
         workload = workload_of(
-            model, training, rows=rows, precision=precision, device_type=device_type, positions=positions
+            model,
+            training,
+            rows=rows,
+            precision=precision,
+            device_type=device_type,
+            positions=positions,
+            threads=threads,
         )
         return peak_memory(model, workload).total <= room_bytes
 
@@ -160,8 +175,10 @@ class PeakMemory:
 def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     """The memory of training the model that `build_model(config)` builds."""
     weights = model_size(config).total_parameters * _PARAMETER_BYTES
-    activations, working = kept_bytes(config, workload), _working_bytes(config, workload)
-    workspace = _logits_bytes(config, workload) * workload.on_cpu
+    passes = HALVES if workload.in_halves else 1
+    one = dataclasses.replace(workload, rows=math.ceil(workload.rows / passes))
+    activations, working = passes * kept_bytes(config, one), passes * _working_bytes(config, one)
+    workspace = passes * _logits_bytes(config, one) * workload.on_cpu
     idle = round(_IDLE_SHARE[workload.number_bytes] * (activations + working + workspace)) * workload.on_cpu
     gradients = weights * workload.accumulates
     if gradients + activations + working < weights:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 class Workspace:
-    """Room for one borrower at a time; what it held before is overwritten. Copies and pickles of it are empty."""
+    """Room for each who borrows at one time; what it held before is overwritten. Copies and pickles of it are empty."""
 
     def __init__(self) -> None:
-        self._room: Tensor | None = None
+        self._rooms: list[Tensor] = []
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()
@@ -27,12 +27,15 @@ class Workspace:
     def lend(self, numbers: int, like: Tensor) -> Iterator[Tensor]:
         """(numbers,) numbers of any value, in the type and on the device of `like`, for as long as the context lasts.
 
-        Whoever asks while the room is lent, from another thread, gets memory of its own.
+        Whoever asks meanwhile, from another thread, gets a room of its own, which is kept too.
         """
         if like.device.type != "cpu":
             yield like.new_empty(numbers)
             return
-        room, self._room = self._room, None
+        try:
+            room = self._rooms.pop()
+        except IndexError:  # all are lent
+            room = None
         if room is None or room.dtype != like.dtype or len(room) < numbers:
             room = None  # goes before the new one comes
             with torch.inference_mode(False):  # or training could not write to what an evaluation has made
@@ -40,8 +43,8 @@ class Workspace:
         try:
             yield room[:numbers]
         finally:
-            self._room = room
+            self._rooms.append(room)
 
     def release(self) -> None:
         """Gives the memory up."""
-        self._room = None
+        self._rooms.clear()

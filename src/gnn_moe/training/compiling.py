@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 
 from torch.fx.experimental import _config as shapes
 
+from gnn_moe.config import TrainingConfig
 from gnn_moe.model.language_model import LanguageModel
 
 
@@ -28,9 +29,9 @@ def any_shape() -> AbstractContextManager[None]:
     return context
 
 
-def least_rows(usual: int) -> int:
+def least_rows(training: TrainingConfig) -> int:
     """Rows that a batch must have for the code of a usual one: torch compiles a batch of one row apart from others.
 
     `backed_size_oblivious`, which would take one row too, makes inductor (torch 2.13) fix the number of positions.
     """
-    return min(2, usual)
+    return min(2, training.rows_at_once) if training.compile else 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from gnn_moe.errors import BadInput
 from gnn_moe.model.head import lay_out_by_columns
@@ -111,13 +112,15 @@ def place(model: LanguageModel, accelerator: Accelerator) -> None:
 def keep_freed_memory() -> None:
     """Lets glibc keep freed memory in the process instead of handing it back to the kernel after every tensor.
 
-    A step frees and takes hundreds of large blocks; without this each comes back as page faults. It holds for the
-    whole process, so only the command line calls it. No effect on other C libraries.
+    A step frees and takes hundreds of large blocks; without this each comes back as page faults. All threads take from
+    one heap: those that have one of their own hand it back whenever its end falls free. It holds for the whole process,
+    so only the command line calls it. No effect on other C libraries.
     """
-    mmap_max, trim_threshold = -4, -1
+    mmap_max, trim_threshold, arena_max = -4, -1, -8
     if (glibc := _glibc()) is not None:
         glibc.mallopt(mmap_max, 0)
         glibc.mallopt(trim_threshold, 2**31 - 1)
+        glibc.mallopt(arena_max, 1)
 
 
 def release_freed_memory(device: torch.device) -> None:
@@ -147,6 +150,14 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory_bytes(device: torch.device) -> int:
     """Bytes since the count was started: the most allocated on a GPU, or the largest resident size of the process."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
+
+
+def to_host(values: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """The numbers of several steps, stacked on the device so that the host asks it once."""
+    if not values:
+        return []
+    numbers = torch.stack([torch.stack(list(step.values())) for step in values]).tolist()
+    return [dict(zip(step, found, strict=True)) for step, found in zip(values, numbers, strict=True)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

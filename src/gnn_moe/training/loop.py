@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gnn_moe.config import TOP_K, RunConfig, to_dict
-from gnn_moe.data.batches import RowNumbers, evaluation_batches, training_batches
+from gnn_moe.data.batches import Batch, RowNumbers, evaluation_batches, training_batches
 from gnn_moe.data.corpus import Corpus
 from gnn_moe.data.samples import Samples
 from gnn_moe.errors import Interrupted, NonFiniteError
@@ -33,7 +33,14 @@ from gnn_moe.model.folders import BEST, CHECKPOINTS, LAST, SELECTED
 from gnn_moe.model.language_model import LanguageModel
 from gnn_moe.training import checkpoints
 from gnn_moe.training.compiling import any_shape, compile_layers, least_rows
-from gnn_moe.training.device import is_out_of_memory, peak_memory_bytes, place, precision_of, release_freed_memory
+from gnn_moe.training.device import (
+    is_out_of_memory,
+    peak_memory_bytes,
+    place,
+    precision_of,
+    release_freed_memory,
+    to_host,
+)
 from gnn_moe.training.diagnosis import find_non_finite
 from gnn_moe.training.evaluation import Evaluation, evaluate, measure_expert_load
 from gnn_moe.training.generators import generator_states, restore_generators
@@ -42,6 +49,7 @@ from gnn_moe.training.loader import LoadedBatch, collate_pieces, load_ahead
 from gnn_moe.training.optimiser import build_optimiser, learning_rate, set_learning_rate
 from gnn_moe.training.progress import PlainReporter
 from gnn_moe.training.record import CouplingHistory, Metrics, Row
+from gnn_moe.training.side_by_side import SideBySide
 from gnn_moe.training.state import Progress
 from gnn_moe.training.stopping import StopRequest
 
@@ -78,6 +86,7 @@ class Trainer:
         place(self.model, self.accelerator)
         self.model.checkpoint_layers = training.activation_checkpointing
         self.optimiser = build_optimiser(self.model, training)
+        self.side_by_side = SideBySide(self.model, training)
         self.prepared, self.prepared_optimiser = self.accelerator.prepare(self.model, self.optimiser)
         if training.compile:
             compile_layers(self.model)
@@ -122,6 +131,7 @@ class Trainer:
             self.save()
             raise
         finally:
+            self.side_by_side.close()
             reporter.close()
 
     def _load(self) -> Generator[LoadedBatch, None, None]:
@@ -132,13 +142,9 @@ class Trainer:
             self._rows(self.progress.step),
             micro_batch_size=training.rows_at_once,
             positions=self.config.model.max_seq_length,
-            least_rows=self._least_rows(),
+            least_rows=least_rows(self.config.training),
             device=self.device,
         )
-
-    def _least_rows(self) -> int:
-        training = self.config.training
-        return least_rows(training.rows_at_once) if training.compile else 1
 
     def _advance(self) -> bool:
         """Trains to the end: True. False: the next step ran out of memory, and nothing of it was done."""
@@ -248,14 +254,15 @@ class Trainer:
 
         The gradient of the objective that they make is accumulated over micro-batches.
         """
-        total: dict[str, Tensor] = {}
-        for piece in batch.pieces:
+
+        def backward(piece: Batch) -> dict[str, Tensor]:
             # A sum over the piece divided by the tokens of the whole batch: pieces add up to the batch's mean.
             output = self.prepared(piece.input_ids, targets=piece.targets, loss_denominator=batch.denominator)
             self.accelerator.backward(output.objective)
-            for name, value in {"loss": output.loss, **output.router_losses}.items():
-                total[name] = total.get(name, 0) + value.detach()
-        return total
+            return {name: value.detach() for name, value in {"loss": output.loss, **output.router_losses}.items()}
+
+        losses = self.side_by_side.accumulate(batch.pieces, backward)
+        return {name: torch.stack([each[name] for each in losses]).sum() for name in losses[0]}
 
     def _rows(self, first_step: int) -> Iterator[RowNumbers]:
         """The rows of every step from `first_step` (0-based) to the last."""
@@ -275,7 +282,7 @@ class Trainer:
     def _read_losses(self) -> None:
         """Brings the losses of the last steps to the host and writes their rows; the clock starts anew."""
         rows = [row for row, _ in self.unread]
-        read = _to_host([values for _, values in self.unread])
+        read = to_host([values for _, values in self.unread])
         self.unread.clear()
         good = list(itertools.takewhile(lambda values: math.isfinite(sum(values.values())), read))
         if good:
@@ -330,7 +337,7 @@ class Trainer:
             batch_size=training.rows_at_once,
             positions=self.config.model.max_seq_length,
             device=self.device,
-            least_rows=self._least_rows(),
+            least_rows=least_rows(self.config.training),
             on_batch=on_batch,
         )
         if not math.isfinite(found.eval_loss):
@@ -386,14 +393,6 @@ class Trainer:
             batch_size=self.config.training.rows_at_once,
             positions=model.max_seq_length,
             device=self.device,
-            least_rows=self._least_rows(),
+            least_rows=least_rows(self.config.training),
         )
         return {f"layer_{number}/expert_load": load_E for number, load_E in enumerate(load_LE.numpy())}
-
-
-def _to_host(values: list[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """The numbers of several steps, stacked on the device so that the host asks it once."""
-    if not values:
-        return []
-    numbers = torch.stack([torch.stack(list(step.values())) for step in values]).tolist()
-    return [dict(zip(step, found, strict=True)) for step, found in zip(values, numbers, strict=True)]
