@@ -64,7 +64,7 @@ def gradients(
 
     def backward(piece: Batch) -> Tensor:
         loss: Tensor = model(piece.input_ids, targets=piece.targets, loss_denominator=denominator).loss
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     model.zero_grad()
