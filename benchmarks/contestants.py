@@ -25,6 +25,7 @@ from benchmarks.cases import Contestant
 from benchmarks.parts import COUPLER, EXPERTS, HEAD, OPTIMISER, Forwards, part_memory, saved_bytes, time_parts
 from gnn_moe.config import ModelConfig, TrainingConfig
 from gnn_moe.data.batches import Batch
+from gnn_moe.model.halves import HALVES
 from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.model.language_model import CoupledLayer, build_model
 from gnn_moe.model.loss import head_loss
@@ -67,14 +68,15 @@ class Racer(ABC):
 
     def parts(self, repetitions: int) -> dict[str, Any]:
         """Seconds and bytes of each part, computed alone on the shapes of the step; call it last."""
-        seconds = time_parts(self.forwards, self._timed, self.model, repetitions)
-        scale = self.training.batch_size / self._micro_rows()
+        rows = self._micro_rows()
+        seconds = self._time_parts(rows, repetitions)
+        scale = self.training.batch_size / rows
         optimiser = []
         for _ in range(repetitions):
             self._backward()
             optimiser.append(self._timed(self._update))
         times = {name: value * scale for name, value in seconds.items()} | {OPTIMISER: float(np.median(optimiser))}
-        return {"seconds": times, "bytes": part_memory(self.model, self.optimiser, self.forwards)}
+        return {"seconds": times, "bytes": part_memory(self.model, self.optimiser, partial(self.forwards, rows))}
 
     def step(self) -> None:
         """One whole step, from a batch to moved weights."""
@@ -82,12 +84,15 @@ class Racer(ABC):
         self._update()
 
     @abstractmethod
-    def forwards(self) -> Forwards:
-        """Each part's forward passes, layer by layer, on inputs of its own that want a gradient."""
+    def forwards(self, rows: int) -> Forwards:
+        """Each part's forward passes, layer by layer, on so many rows of its own that want a gradient."""
 
     @abstractmethod
     def _backward(self) -> None:
         """Forms the gradients of one batch."""
+
+    def _time_parts(self, rows: int, repetitions: int) -> dict[str, float]:
+        return time_parts(partial(self.forwards, rows), self._timed, self.model, repetitions)
 
     def _update(self) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
@@ -136,8 +141,8 @@ class Ours(Racer):
             self.shapes.enter_context(any_shape())
         process_memory.reset_peak(device)
 
-    def forwards(self) -> Forwards:
-        rows, positions, width = self._micro_rows(), self.config.max_seq_length, self.config.embed_dim
+    def forwards(self, rows: int) -> Forwards:
+        positions, width = self.config.max_seq_length, self.config.embed_dim
         layers = [layer for layer in self.ours.layers if isinstance(layer, CoupledLayer)]
         dtype = self.compute_dtype
 
@@ -164,6 +169,16 @@ class Ours(Racer):
     def kept_bytes(self) -> int:
         """Bytes that the forward pass of a micro-batch keeps for its backward pass, weights left out."""
         return saved_bytes(lambda: [self._loss(next(self._pieces()))], self.model)
+
+    def _time_parts(self, rows: int, repetitions: int) -> dict[str, float]:
+        if not self.side_by_side.halved(next(self._pieces())):
+            return super()._time_parts(rows, repetitions)
+
+        def together(passes: Callable[[], object]) -> None:
+            self.side_by_side.together([passes] * HALVES)
+
+        half = partial(self.forwards, -(-rows // HALVES))
+        return time_parts(half, self._timed, self.model, repetitions, together)
 
     def _backward(self) -> None:
         def backward(piece: Batch) -> None:
@@ -204,10 +219,10 @@ class Textbook(Racer):
         gc.collect()
         process_memory.reset_peak(self.device)
 
-    def forwards(self) -> Forwards:
+    def forwards(self, rows: int) -> Forwards:
         from benchmarks.textbook import TextbookLayer, causal_mask
 
-        shape = (self.training.batch_size, self.config.max_seq_length, self.config.embed_dim)
+        shape = (rows, self.config.max_seq_length, self.config.embed_dim)
         layers = [layer for layer in self.textbook.layers if isinstance(layer, TextbookLayer)]
         future_TT = causal_mask(self.config.max_seq_length, self.device)
 
@@ -221,7 +236,7 @@ class Textbook(Racer):
 
         def head() -> list[Tensor]:
             logits_BTV = self.textbook.head(self._input(*shape, dtype=torch.float32))
-            return [nn.functional.cross_entropy(logits_BTV.flatten(0, 1), self.targets_BT.flatten())]
+            return [nn.functional.cross_entropy(logits_BTV.flatten(0, 1), self.targets_BT[:rows].flatten())]
 
         return {
             EXPERTS: [partial(experts, layer) for layer in layers],

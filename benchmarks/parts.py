@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from operator import call
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,19 @@ def time_parts(
     timed: Callable[[Callable[[], object]], float],
     model: nn.Module,
     repetitions: int,
+    together: Callable[[Callable[[], object]], object] = call,
 ) -> dict[str, float]:
-    """Median seconds of each part's forward and backward passes over all layers, after one that does not count."""
+    """Median seconds of each part's forward and backward passes over all layers, after one that does not count.
+
+    `together` makes one layer's passes, as often and in as many threads as a step does.
+    """
     seconds: dict[str, float] = {}
     for name, calls in forwards().items():
         totals = []
         for _ in range(repetitions + 1):
             # A step's first backward pass finds no gradients to add to.
             model.zero_grad()
-            totals.append(sum(timed(partial(_there_and_back, call)) for call in calls))
+            totals.append(sum(timed(partial(together, partial(_there_and_back, each))) for each in calls))
         seconds[name] = float(np.median(totals[1:]))
     model.zero_grad()
     return seconds
@@ -62,7 +67,7 @@ def part_memory(
         row["gradients"] += parameter.nbytes
         row["optimiser"] += _state_bytes(optimiser.state.get(parameter, {}))
     for part, calls in forwards().items():
-        found[part]["activations"] = sum(saved_bytes(call, model) for call in calls)
+        found[part]["activations"] = sum(saved_bytes(each, model) for each in calls)
     return found
 
 

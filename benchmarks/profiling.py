@@ -1,7 +1,8 @@
 """`python -m benchmarks profile`: what takes the time of our step, operation by operation, on a processor.
 
-torch's profiler counts each operation's own time on the thread that called it, without the operations inside it; the
-threads that help it work meanwhile. So the sum is close to the step's own seconds, and the rest is Python.
+torch's profiler counts each operation's own time on the thread that called it, without the operations inside it, and
+sees the operations of one thread. So the step has one thread here, which computes the whole micro-batch: what two
+threads do for a half each, side by side. The sum is close to the step's own seconds, and the rest is Python.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _OF_NAME: Mapping[str, str] = {
 _OF_REGION = {UPDATE: OPTIMISER, "gnn_moe::keep_mask": MASKS}
 """What everything inside belongs to."""
 MOST_OPERATIONS = 4
+_ONE_THREAD = {**PASSIVE, "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ def group_of(event: Any) -> str:
 def profile_case(case: Case, *, rounds: int, warmup: int) -> ProfileResult:
     """Profiles `rounds` steps of ours, after as many that are timed without the profiler."""
     setup = contestants(case)["ours"]
-    entered = Subject(target="benchmarks.profiling:Profiled", arguments=(setup,), environment=PASSIVE)
+    entered = Subject(target="benchmarks.profiling:Profiled", arguments=(setup,), environment=_ONE_THREAD)
     plain: list[float] = []
     seconds: list[float] = []
     rows: list[tuple[str, str, float, int]] = []

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from benchmarks.cases import CASES, GPU_CASES, LISTS, Case, Contestant, Targets, contestants, on_device
 from benchmarks.contestants import Ours, Textbook, build, random_rows
 from benchmarks.loss import FORMS, HeadLoss, LossSizes
-from benchmarks.parts import part_memory, part_of, saved_bytes
+from benchmarks.parts import Forwards, part_memory, part_of, saved_bytes
 from gnn_moe.config import ModelConfig, TrainingConfig
+from gnn_moe.model import halves
 from gnn_moe.model.size import model_size
 from tests.model.cases import assert_same
 from tests.small_runs import ROOT
@@ -50,6 +52,40 @@ def weights_after(setup: Contestant, steps: int = 3) -> dict[str, Tensor]:
         views = racer.textbook.counterparts(lambda parameter: parameter.detach())
         return {name: torch.stack(pieces) if ".experts." in name else pieces[0] for name, pieces in views.items()}
     return {name: parameter.detach() for name, parameter in racer.model.named_parameters()}
+
+
+@pytest.fixture
+def in_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads, and every micro-batch worth both."""
+    monkeypatch.setattr(halves, "LEAST_NUMBERS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_halves_take_the_step_of_the_whole(in_halves: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = weights_after(OURS)
+    monkeypatch.setattr(halves, "LEAST_NUMBERS", 2**30)
+    expected = weights_after(OURS)
+    ignored = {name for name in expected if name.endswith("qkv_bias")}
+    assert_same(*({n: v for n, v in all_of.items() if n not in ignored} for all_of in (found, expected)), 2e-4)
+
+
+def test_parts_of_a_step_in_halves_are_of_half_of_the_rows(in_halves: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    racer = Ours(OURS)
+    asked: list[int] = []
+    forwards = racer.forwards
+
+    def of_rows(rows: int) -> Forwards:
+        asked.append(rows)
+        return forwards(rows)
+
+    monkeypatch.setattr(racer, "forwards", of_rows)
+    parts = racer.parts(2)
+    racer.side_by_side.close()
+    assert asked == [2, 4]  # seconds of two halves at once, bytes of the whole
+    assert all(seconds > 0 for seconds in parts["seconds"].values())
 
 
 def test_contestants_move_the_same_weights_alike() -> None:

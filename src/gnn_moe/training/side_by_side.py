@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -41,11 +42,11 @@ class SideBySide:
         """
         results: list[T] = []
         for piece in pieces:
-            if not self._halved(piece):
+            if not self.halved(piece):
                 results.append(backward(piece))
                 continue
             earlier = self._take_gradients()
-            results += self._side_by_side(halves(piece), backward)
+            results += self.together([partial(backward, half) for half in halves(piece)])
             self._add_gradients(earlier)
         return results
 
@@ -55,7 +56,8 @@ class SideBySide:
             self._executor.shutdown(wait=True)
             self._executor = None
 
-    def _halved(self, piece: Batch) -> bool:
+    def halved(self, piece: Batch) -> bool:
+        """Whether `accumulate` would compute it in halves."""
         rows, positions = piece.input_ids.shape
         return computed_in_halves(
             self.model.config,
@@ -66,16 +68,19 @@ class SideBySide:
             threads=torch.get_num_threads(),
         )
 
-    def _side_by_side(self, pieces: list[Batch], backward: Callable[[Batch], T]) -> list[T]:
+    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """What two calls return that are made in two threads, each with dropout's masks from a generator of its own.
+
+        When this returns or raises what one has raised, both are through.
+        """
         if self._executor is None:
             self._executor = _threads()
 
-        def compute(piece: Batch, seed: Tensor) -> T:
+        def compute(call: Callable[[], T], seed: Tensor) -> T:
             with seeds_from(torch.Generator().manual_seed(int(seed))):
-                return backward(piece)
+                return call()
 
-        running = [self._executor.submit(compute, piece, draw_seed()) for piece in pieces]
-        # Both, also where one fails: nothing may add to the gradients any more when this returns.
+        running = [self._executor.submit(compute, call, draw_seed()) for call in calls]
         wait(running)
         return [each.result() for each in running]
 
