@@ -10,7 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from gnn_moe.checks import ALL
 from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.errors import RunFailed
 from gnn_moe.model.halves import threads_to_expect
-from gnn_moe.model.memory import PeakMemory, largest_micro_batch, peak_memory, workload_of
+from gnn_moe.model.memory import Circumstances, PeakMemory, largest_micro_batch, peak_memory, workload_of
 from gnn_moe.training.memory_limits import cpu_room_bytes
 
 if TYPE_CHECKING:
@@ -72,14 +72,15 @@ def plan_memory(config: RunConfig, found: Calibration | None = None, *, at_once:
         at_once: runs that share the memory.
     """
     model, training = config.model, config.training
-    circumstances: dict[str, Any] = {
+    circumstances: Circumstances = {
         "precision": "fp32" if training.precision == "fp32" else "bf16",
         "device_type": "cuda" if training.device.startswith("cuda") else "cpu",
         "positions": model.max_seq_length,
         "threads": threads_to_expect(),
+        "one_length": config.data.data_format == "packed",
     }
     if found is not None:
-        circumstances |= {"precision": found.precision, "positions": found.positions}
+        circumstances["precision"], circumstances["positions"] = found.precision, found.positions
         rows = found.micro_batch_size
     elif training.micro_batch_size == "auto" and circumstances["device_type"] == "cpu":
         rows = largest_micro_batch(model, training, room_bytes=cpu_room_bytes() // at_once, **circumstances)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from gnn_moe.model.causality import CausalityCheck, check_causality, rows_to_ask
 from gnn_moe.model.folders import BEST, SELECTED
 from gnn_moe.model.generation import generate
 from gnn_moe.model.language_model import LanguageModel, build_model
-from gnn_moe.model.memory import largest_micro_batch, peak_memory, workload_of
+from gnn_moe.model.memory import Circumstances, largest_micro_batch, peak_memory, workload_of
 from gnn_moe.model.size import describe_model, model_size
 from gnn_moe.model.storage import load_model
 from gnn_moe.run_folder import RunFolder, check_free, check_unchanged, write_config
@@ -157,13 +157,14 @@ def _with_micro_batch_that_fits(config: RunConfig, corpus: Corpus, accelerator: 
     return _with_micro_batch(config, rows)
 
 
-def circumstances_of(config: RunConfig, corpus: Corpus, accelerator: Accelerator) -> dict[str, Any]:
-    """What `workload_of` asks for besides the config."""
+def circumstances_of(config: RunConfig, corpus: Corpus, accelerator: Accelerator) -> Circumstances:
+    """What the memory of a run depends on besides its model and training."""
     return {
         "precision": precision_of(accelerator),
         "device_type": accelerator.device.type,
         "positions": longest_batch(corpus.split("train"), config.model.max_seq_length),
         "threads": torch.get_num_threads(),
+        "one_length": config.data.data_format == "packed",
     }
 
 

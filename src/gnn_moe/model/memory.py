@@ -4,8 +4,9 @@ Letters: B rows, T positions, N = B·T tokens, E experts, D width, V vocabulary,
 
 A step is fullest when its forward pass ends: parameters, both moments of AdamW and all that the layers keep for their
 backward pass are there, and the head forms its gradients; the layers' own gradients come as what was kept goes. What
-is kept is counted tensor by tensor, and the tests hold the count to the built model. Only three numbers were measured:
-what a process holds besides tensors, and how much of a CPU's heap lies idle between blocks in either precision.
+is kept is counted tensor by tensor, and the tests hold the count to the built model. Only five numbers were
+measured: what a process holds besides tensors, and how much of a CPU's heap lies idle between blocks, in either
+precision, with rows of many lengths or one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict, Unpack
 
 from gnn_moe.config import COUPLED, DENSE, TOP_K, ModelConfig, TrainingConfig
 from gnn_moe.model.halves import HALVES, computed_in_halves
@@ -35,6 +36,8 @@ _PROCESS_BYTES = 425 * 2**20
 _IDLE_SHARE = {2: 0.85, 4: 0.45}
 """Of what a step makes and frees, by the bytes of a number: what lies idle between the blocks of glibc's heap at the
 peak, and what the products of bf16 pack their operands into."""
+_IDLE_SHARE_OF_ONE_LENGTH = {2: 0.25, 4: 0.08}
+"""The same where all rows are of one length: each step finds the holes that the last has left, and fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class Workload:
     """Whether a layer keeps its input alone and is computed again in the backward pass."""
     in_halves: bool = False
     """Whether it is computed in two halves side by side."""
+    one_length: bool = False
+    """Whether all rows are of one length."""
 
     @property
     def tokens(self) -> int:
@@ -69,66 +74,53 @@ class Workload:
         return self.device_type == "cpu"
 
 
-def workload_of(
-    model: ModelConfig,
-    training: TrainingConfig,
-    *,
-    rows: int,
-    precision: str,
-    device_type: str,
-    positions: int | None = None,
-    threads: int = 1,
-) -> Workload:
-    """What a run computes at once with micro-batches of `rows` rows.
+class Circumstances(TypedDict):
+    """What the memory of a run depends on besides its model and training."""
 
-    Args:
-        model: its sizes.
-        training: its batch.
-        rows: of a micro-batch.
-        precision: `bf16` or `fp32`.
-        device_type: cpu or cuda.
-        positions: of the longest rows (default: as many as the model has).
-        threads: that a CPU computes with.
-    """
-    positions = model.max_seq_length if positions is None else positions
-    shape: dict[str, Any] = {"rows": rows, "positions": positions, "device_type": device_type}
+    precision: str
+    """`bf16` or `fp32`."""
+    device_type: str
+    """cpu or cuda."""
+    positions: NotRequired[int]
+    """Of the longest rows; else as many as the model has."""
+    threads: NotRequired[int]
+    """That a CPU computes with; else 1."""
+    one_length: NotRequired[bool]
+    """Whether all rows are of one length; else they are not."""
+
+
+def workload_of(
+    model: ModelConfig, training: TrainingConfig, *, rows: int, **circumstances: Unpack[Circumstances]
+) -> Workload:
+    """What a run computes at once with micro-batches of `rows` rows."""
+    device_type, positions = circumstances["device_type"], circumstances.get("positions", model.max_seq_length)
+    threads = circumstances.get("threads", 1)
     return Workload(
-        **shape,
-        in_halves=computed_in_halves(model, training, **shape, threads=threads),
+        rows=rows,
+        positions=positions,
         accumulates=rows < training.batch_size,
-        number_bytes=2 if precision == "bf16" else _PARAMETER_BYTES,
+        number_bytes=2 if circumstances["precision"] == "bf16" else _PARAMETER_BYTES,
         dropout=model.dropout_rate > 0,
+        device_type=device_type,
         checkpoint_layers=training.activation_checkpointing,
+        in_halves=computed_in_halves(
+            model, training, rows=rows, positions=positions, device_type=device_type, threads=threads
+        ),
+        one_length=circumstances.get("one_length", False),
     )
 
 
 def largest_micro_batch(
-    model: ModelConfig,
-    training: TrainingConfig,
-    *,
-    precision: str,
-    device_type: str,
-    room_bytes: int,
-    positions: int | None = None,
-    threads: int = 1,
+    model: ModelConfig, training: TrainingConfig, *, room_bytes: int, **circumstances: Unpack[Circumstances]
 ) -> int:
     """Rows of the largest micro-batch that fits: the batch in as few equal pieces as the predicted peak has room for.
 
     A size between two of these would need as many pieces as the smaller, the last one with fewer rows. 1 where not even
-    one row fits. Arguments as for `workload_of`.
+    one row fits.
     """
 
     def fits(rows: int) -> bool:
-        workload = workload_of(
-            model,
-            training,
-            rows=rows,
-            precision=precision,
-            device_type=device_type,
-            positions=positions,
-            threads=threads,
-        )
-        return peak_memory(model, workload).total <= room_bytes
+        return peak_memory(model, workload_of(model, training, rows=rows, **circumstances)).total <= room_bytes
 
     pieces = range(1, training.batch_size + 1)
     sizes = sorted({math.ceil(training.batch_size / number) for number in pieces}, reverse=True)
@@ -179,7 +171,8 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     one = dataclasses.replace(workload, rows=math.ceil(workload.rows / passes))
     activations, working = passes * kept_bytes(config, one), passes * _working_bytes(config, one)
     workspace = passes * _logits_bytes(config, one) * workload.on_cpu
-    idle = round(_IDLE_SHARE[workload.number_bytes] * (activations + working + workspace)) * workload.on_cpu
+    shares = _IDLE_SHARE_OF_ONE_LENGTH if workload.one_length else _IDLE_SHARE
+    idle = round(shares[workload.number_bytes] * (activations + working + workspace)) * workload.on_cpu
     gradients = weights * workload.accumulates
     if gradients + activations + working < weights:
         # The fullest moment is then that of the optimiser: every gradient is there, nothing else is.
