@@ -63,20 +63,23 @@ class MemoryPlan:
     peak: PeakMemory
 
 
-def plan_memory(config: RunConfig, found: Calibration | None = None, *, at_once: int = 1) -> MemoryPlan:
+def plan_memory(
+    config: RunConfig, found: Calibration | None = None, *, at_once: int = 1, threads: int | None = None
+) -> MemoryPlan:
     """What a run of the config takes at its fullest moment, without torch.
 
     Args:
         config: the run's.
         found: what a calibration of it found out; without it, rows are as long as the model has positions.
-        at_once: runs that share the memory.
+        at_once: runs that share the memory and the processors.
+        threads: that the run computes with on a CPU (default: those that it would have here).
     """
     model, training = config.model, config.training
     circumstances: Circumstances = {
         "precision": "fp32" if training.precision == "fp32" else "bf16",
         "device_type": "cuda" if training.device.startswith("cuda") else "cpu",
         "positions": model.max_seq_length,
-        "threads": threads_to_expect(),
+        "threads": threads_to_expect(at_once) if threads is None else threads,
         "one_length": config.data.data_format == "packed",
     }
     if found is not None:

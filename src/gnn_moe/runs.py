@@ -157,13 +157,15 @@ def _with_micro_batch_that_fits(config: RunConfig, corpus: Corpus, accelerator: 
     return _with_micro_batch(config, rows)
 
 
-def circumstances_of(config: RunConfig, corpus: Corpus, accelerator: Accelerator) -> Circumstances:
-    """What the memory of a run depends on besides its model and training."""
+def circumstances_of(
+    config: RunConfig, corpus: Corpus, accelerator: Accelerator, *, threads: int | None = None
+) -> Circumstances:
+    """What the memory of a run depends on besides its model and training; `threads` is this process's by default."""
     return {
         "precision": precision_of(accelerator),
         "device_type": accelerator.device.type,
         "positions": longest_batch(corpus.split("train"), config.model.max_seq_length),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if threads is None else threads,
         "one_length": config.data.data_format == "packed",
     }
 

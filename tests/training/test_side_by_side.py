@@ -15,12 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gnn_moe.config import DENSE, TOP_K, ModelConfig, TrainingConfig
+from gnn_moe.config import DENSE, TOP_K, ModelConfig, RunConfig, TrainingConfig
 from gnn_moe.data.batches import IGNORED, Batch
 from gnn_moe.model import halves as rule
 from gnn_moe.model.dropout import draw_seed, seeds_from
 from gnn_moe.model.halves import computed_in_halves, threads_to_expect
 from gnn_moe.model.language_model import LanguageModel, build_model
+from gnn_moe.plans import plan_memory
+from gnn_moe.reports.memory import planned_bytes
 from gnn_moe.training.side_by_side import SideBySide, halves
 from tests.small_runs import ROOT, Setting, curve
 
@@ -241,6 +243,24 @@ def test_expects_the_threads_that_torch_takes(asked_for: str | None, monkeypatch
     words = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
     torch_takes = subprocess.run(words, check=True, capture_output=True, text=True, env=os.environ).stdout
     assert threads_to_expect() == int(torch_takes)
+
+
+def test_runs_of_a_study_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    processors = threads_to_expect()
+    assert threads_to_expect(at_once=2) == max(1, processors // 2)
+    assert threads_to_expect(at_once=1000) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", str(processors))
+    assert threads_to_expect(at_once=2) == processors
+
+
+def test_a_report_plans_alike_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(model=ModelConfig(**LARGE), training=TrainingConfig(micro_batch_size=64, batch_size=64))
+    found = {}
+    for threads in (1, 2):
+        monkeypatch.setattr("gnn_moe.plans.threads_to_expect", lambda at_once, threads=threads: threads)
+        found[threads] = plan_memory(config).peak.total, planned_bytes(config)
+    assert found[2][0] > found[1][0] == found[1][1] == found[2][1]
 
 
 @pytest.mark.slow

@@ -39,11 +39,14 @@ def computed_in_halves(
     return shared and separable and rows * positions * _results(model) >= LEAST_NUMBERS
 
 
-def threads_to_expect() -> int:
-    """Threads that torch would compute with, without torch: one a processor, or fewer as `OMP_NUM_THREADS` says."""
+def threads_to_expect(at_once: int = 1) -> int:
+    """Threads that torch would compute with, without torch: one a processor, or fewer as `OMP_NUM_THREADS` says.
+
+    Where that says nothing, `at_once` runs of a study share the processors.
+    """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(processors, int(asked)) if asked.isdecimal() and int(asked) > 0 else processors
+    return min(processors, int(asked)) if asked.isdecimal() and int(asked) > 0 else max(1, processors // at_once)
 
 
 def _results(model: ModelConfig) -> int:

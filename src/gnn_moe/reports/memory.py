@@ -51,8 +51,11 @@ def experience_of(group: Group) -> Experience:
 
 
 def planned_bytes(config: RunConfig) -> int:
-    """The fullest moment of a run by its settings, as `gnn-moe inspect` foretells it."""
-    return plan_memory(config).peak.total
+    """The fullest moment of a run by its settings, as `gnn-moe inspect` foretells it for one thread.
+
+    A report does not depend on the machine that writes it. What two threads take besides shows in what runs took.
+    """
+    return plan_memory(config, threads=1).peak.total
 
 
 def planned_in_words(config: RunConfig, known: Experience) -> str:

@@ -145,6 +145,7 @@ def common_micro_batch(configs: Mapping[str, RunConfig], *, at_once: int) -> int
 
 
 def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
+    from gnn_moe.model.halves import threads_to_expect
     from gnn_moe.model.memory import largest_micro_batch
     from gnn_moe.runs import circumstances_of
     from gnn_moe.training.device import accelerator_for
@@ -159,7 +160,7 @@ def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
                     config.model,
                     config.training,
                     room_bytes=room_bytes(accelerator.device) // at_once,
-                    **circumstances_of(config, corpus, accelerator),
+                    **circumstances_of(config, corpus, accelerator, threads=threads_to_expect(at_once)),
                 )
             )
     return found
