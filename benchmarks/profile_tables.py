@@ -12,9 +12,9 @@ from benchmarks.tables import Table, table
 Entry = Mapping[str, Any]
 ABOUT = """\
 Our step on one thread under torch's profiler (two threads do as much for a half of the rows each): each operation's
-own time, without what it calls. Masks
-and the optimiser (with clipping) have all that happens inside them; the head's softmax has all of the head that is no
-product or copy. The median step without the profiler, taken just before, stands beside.
+own time, without what it calls. Masks and the optimiser (with clipping) have all that happens inside them; the head's
+softmax has all of the head that is no product or copy. The median step without the profiler, taken just before, stands
+beside.
 """
 STEP = "whole step"
 

@@ -25,7 +25,7 @@ SIZES = (
     "forward_flops_per_token",
     "training_flops_per_token",
     "hyperedges",
-    *("device_type", "precision", "micro_batch_size", "peak_memory_bytes"),
+    *("device_type", "precision", "threads", "micro_batch_size", "peak_memory_bytes"),
 )
 
 

@@ -52,6 +52,7 @@ def test_minutes_follow_from_the_positions_of_the_whole_run(setting: Setting, mo
         save_seconds=0.3,
         micro_batch_size=8,
         precision="fp32",
+        threads=1,
     )
     monkeypatch.setattr(plans, "_run_apart", lambda config: None)
     monkeypatch.setattr(plans, "_read", lambda run: seen)
@@ -126,6 +127,7 @@ def test_a_calibration_tells_the_plan_what_it_found() -> None:
     found = Calibration(
         micro_batch_size=16,
         precision="fp32",
+        threads=1,
         steps=1,
         evaluations=1,
         positions=32,

@@ -161,6 +161,7 @@ def _foresee(config: RunConfig, *, calibrated: bool) -> dict[str, Any]:
     values = to_dict(model_size(config.model)) | {
         "device_type": plan.device_type,
         "precision": plan.precision,
+        "threads": plan.threads,
         "micro_batch_size": plan.micro_batch_size,
         "peak_memory_bytes": plan.peak.total,
     }

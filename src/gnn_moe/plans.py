@@ -40,6 +40,8 @@ class Calibration:
     """As `--micro_batch_size auto` chose it."""
     precision: str
     """bf16 or fp32, as resolved."""
+    threads: int
+    """That it computed with."""
     steps: int
     evaluations: int
     positions: int
@@ -58,6 +60,8 @@ class MemoryPlan:
     """cpu or cuda; `--device auto` counts as a CPU."""
     precision: str
     """bf16 or fp32; `--precision auto` counts as bf16."""
+    threads: int
+    """Of a CPU that computes."""
     micro_batch_size: int
     """What `auto` would choose in the memory that there is now; on a GPU, whose memory is not asked, the batch."""
     peak: PeakMemory
@@ -84,6 +88,7 @@ def plan_memory(
     }
     if found is not None:
         circumstances["precision"], circumstances["positions"] = found.precision, found.positions
+        circumstances["threads"] = found.threads
         rows = found.micro_batch_size
     elif training.micro_batch_size == "auto" and circumstances["device_type"] == "cpu":
         rows = largest_micro_batch(model, training, room_bytes=cpu_room_bytes() // at_once, **circumstances)
@@ -92,6 +97,7 @@ def plan_memory(
     return MemoryPlan(
         device_type=circumstances["device_type"],
         precision=circumstances["precision"],
+        threads=circumstances["threads"],
         micro_batch_size=rows,
         peak=peak_memory(model, workload_of(model, training, rows=rows, **circumstances)),
     )
@@ -144,6 +150,7 @@ class _Seen:
     """Of a checkpoint."""
     micro_batch_size: int
     precision: str
+    threads: int
 
 
 def _run_apart(config: RunConfig) -> None:
@@ -175,7 +182,7 @@ def _read(run: RunFolder) -> _Seen:
     from gnn_moe.run_summary import read_summary
     from gnn_moe.training.record import read_metrics
 
-    rows = read_metrics(run.metrics)
+    rows, environment = read_metrics(run.metrics), run.read_environment()
     trained = [row for row in rows if row["kind"] == "train"]
     tokens = np.diff([0, *(row["tokens"] for row in trained)])
     positions = tokens / (1 - np.array([row["padding_share"] for row in trained]))
@@ -190,7 +197,8 @@ def _read(run: RunFolder) -> _Seen:
         # Its one evaluation is followed by its one checkpoint.
         save_seconds=60 * read_summary(run.read_summary() or {}, str(run.summary)).save_minutes,
         micro_batch_size=run.read_config().training.rows_at_once,
-        precision=run.read_environment()["precision"],
+        precision=environment["precision"],
+        threads=environment["threads"],
     )
 
 
@@ -218,6 +226,7 @@ def _reckon(config: RunConfig, seen: _Seen, train: Samples, valid: Samples, eval
     return Calibration(
         micro_batch_size=size,
         precision=seen.precision,
+        threads=seen.threads,
         steps=steps,
         evaluations=evaluations,
         positions=longest_batch(train, longest),

@@ -363,6 +363,12 @@ class _Run:
         self.folder.summary.unlink(missing_ok=True)
         write_config(self.folder, self.config)
         environment = self.folder.read_environment()
+        threads, before = torch.get_num_threads(), environment.get("threads")
+        if self.accelerator.device.type == "cpu" and before not in (None, threads):
+            print(
+                f"threads   {threads}, where the run had {before}: dropout may draw other masks from here on",
+                file=sys.stderr,
+            )
         resumed = {"step": progress.step, "command_line": list(self.command_line)}
         write_json(self.folder.environment, environment | {"resumed": [*environment.get("resumed", []), resumed]})
 

@@ -45,6 +45,21 @@ def test_two_borrowers_at_once_have_two_rooms() -> None:
         assert {again.data_ptr(), once_more.data_ptr()} == {first.data_ptr(), second.data_ptr()}
 
 
+def test_who_asks_for_less_leaves_the_large_room_to_who_needs_it() -> None:
+    """As evaluations, for a whole micro-batch, and both halves of a step take turns."""
+    workspace = Workspace()
+    large = address(workspace, 2**20)
+    with workspace.lend(2**19, FLOAT), workspace.lend(2**19, FLOAT):
+        pass
+    assert address(workspace, 2**20) == large
+    with workspace.lend(2**19, FLOAT) as first, workspace.lend(2**19, FLOAT) as second:
+        assert {first.data_ptr(), second.data_ptr()} >= {large}
+        assert first.data_ptr() != large  # the smaller one goes first
+    assert sorted(len(room) for room in workspace._rooms) == [2**19, 2**20]
+    address(workspace, 2**21)
+    assert sorted(len(room) for room in workspace._rooms) == [2**19, 2**21]
+
+
 def test_the_room_comes_back_from_a_borrower_that_failed() -> None:
     workspace = Workspace()
     first = address(workspace, 8)

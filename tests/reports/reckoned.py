@@ -93,7 +93,7 @@ def _sizes(record: Record) -> Iterator[float]:
     yield from (size.total_parameters, size.non_embedding_parameters)
     if record.summary["status"] == "completed":
         yield size.training_flops_per_token * record.summary["tokens"]
-        planned = plan_memory(record.config).peak.total
+        planned = plan_memory(record.config, threads=1).peak.total
         yield planned / 2**30
         yield record.summary.get("peak_memory_bytes", 0) / planned
         yield from (record.loss, record.minutes, record.summary["tokens"])

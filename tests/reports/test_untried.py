@@ -78,7 +78,7 @@ def test_every_cell_is_reckoned_again(tmp_path: Path) -> None:
         "error": f"{error:.4f}",
         "gain": "**expected**",
         "minutes": f"{MINUTES[8] * flops[1] / flops[0]:.1f}",
-        "memory (GiB)": f"{plan_memory(next_).peak.total / 2**30:.2f}",
+        "memory (GiB)": f"{plan_memory(next_, threads=1).peak.total / 2**30:.2f}",
         "if": "the step from 4 to 8 repeats itself",
     }
 
@@ -102,6 +102,6 @@ def test_every_cell_is_reckoned_again(tmp_path: Path) -> None:
         "error": "",
         "gain": "cannot be told: the interval holds 0",
         "minutes": f"{MINUTES[8]:.1f}",
-        "memory (GiB)": f"{plan_memory(tried).peak.total / 2**30:.2f}",
+        "memory (GiB)": f"{plan_memory(tried, threads=1).peak.total / 2**30:.2f}",
         "if": "a parabola through 0.0001, 0.0003 and 0.0009",
     }

@@ -84,6 +84,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         return Calibration(
             micro_batch_size=4,
             precision="fp32",
+            threads=1,
             steps=10,
             evaluations=1,
             positions=16,

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from gnn_moe.cli import main
 from gnn_moe.config import DENSE, TOP_K, ModelConfig, RunConfig, TrainingConfig
 from gnn_moe.data.batches import IGNORED, Batch
 from gnn_moe.model import halves as rule
 from gnn_moe.model.dropout import draw_seed, seeds_from
 from gnn_moe.model.halves import computed_in_halves, threads_to_expect
 from gnn_moe.model.language_model import LanguageModel, build_model
+from gnn_moe.model.memory import peak_memory, workload_of
 from gnn_moe.plans import plan_memory
 from gnn_moe.reports.memory import planned_bytes
+from gnn_moe.training import side_by_side as side_by_side_module
+from gnn_moe.training.device import accelerator_for, place
 from gnn_moe.training.side_by_side import SideBySide, halves
-from tests.small_runs import ROOT, Setting, curve
+from tests.small_runs import ROOT, Setting, curve, read_rows
 
 TINY: dict[str, Any] = {
     "vocab_size": 29,
@@ -174,6 +181,74 @@ def test_an_error_in_one_half_is_raised_when_the_other_is_through(two_threads: N
         side_by_side.accumulate([batch_of(5)], backward)
     assert len(ended) == 1
     side_by_side.close()
+
+
+def test_a_thread_that_cannot_start_ends_the_step(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class One(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            if self._threads:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*arguments, **named)
+
+    monkeypatch.setattr(side_by_side_module, "ThreadPoolExecutor", One)
+    side_by_side = SideBySide(build_model(ModelConfig(**TINY)), TrainingConfig(batch_size=4))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        side_by_side.accumulate([batch_of(4)], lambda piece: piece.predicted_tokens)
+    assert torch.get_num_threads() == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("half")]
+
+
+def test_bf16_through_accelerate_is_near_float32(two_threads: None) -> None:
+    """With the head by columns, as `place` puts it; each time the same bits, and no autocast left on."""
+    model = build_model(ModelConfig(**TINY, dropout_rate=0))
+    batches, side_by_side = [batch_of(6, seed) for seed in range(2)], SideBySide(model, TrainingConfig(batch_size=12))
+    wanted, _ = gradients(model, batches, one_by_one)
+    wanted = {name: values.clone() for name, values in wanted.items()}
+    with accelerator_for("cpu", "bf16") as accelerator:
+        place(model, accelerator)
+        prepared = accelerator.prepare(model)
+        found, _ = gradients(prepared, batches, side_by_side.accumulate)
+        found = {name.removeprefix("module."): values.clone() for name, values in found.items()}
+        again, _ = gradients(prepared, batches, side_by_side.accumulate)
+    autocast = side_by_side.together([lambda: torch.is_autocast_enabled("cpu")] * 2)
+    side_by_side.close()
+    assert autocast == [False, False]
+    for name, values in wanted.items():
+        assert torch.equal(found[name], again[name])
+        assert (found[name] - values).norm() <= 0.02 * values.norm() + 1e-4, name
+
+
+def test_memory_that_runs_out_in_one_half_repeats_the_step(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    """In the last half of the second micro-batch, when the first has left its gradients."""
+    assert main(setting.flags("small", epochs=1, micro_batch_size=2, dropout_rate=0.2)) == 0
+    backward, calls, turn = Accelerator.backward, itertools.count(1), threading.Lock()
+
+    def full_once(accelerator: Accelerator, loss: Tensor) -> None:
+        with turn:
+            call = next(calls)
+        if call == 4:
+            raise MemoryError
+        backward(accelerator, loss)
+
+    monkeypatch.setattr(Accelerator, "backward", full_once)
+    assert main(setting.flags("halved", epochs=1, micro_batch_size=4, dropout_rate=0.2)) == 0
+    assert [row["micro_batch_size"] for row in read_rows(setting.runs / "halved", "memory")] == [2]
+    small, halved = (read_rows(setting.runs / name, "train") for name in ("small", "halved"))
+    assert [row["loss"] for row in halved] == [row["loss"] for row in small]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("half")]
+
+
+def test_the_plan_counts_both_sums_of_gradients() -> None:
+    """Of small micro-batches of a large model, the end of a backward pass is the fullest moment."""
+    model = ModelConfig(**{**LARGE, "embed_dim": 1024, "num_layers": 8})
+    training, circumstances = TrainingConfig(batch_size=64), {"precision": "fp32", "device_type": "cpu", "rows": 4}
+    one, two = (
+        peak_memory(model, workload_of(model, training, threads=threads, **circumstances))  # type: ignore[arg-type]
+        for threads in (1, 2)
+    )
+    assert two.gradients == 2 * one.gradients == 2 * two.parameters
 
 
 def test_halves_draw_from_generators_of_their_own(two_threads: None) -> None:

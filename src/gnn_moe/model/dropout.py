@@ -2,9 +2,9 @@
 
 torch draws a CPU dropout mask one Bernoulli number at a time, which costs more than the feed-forward product that it
 follows. Here a number takes one random byte from NumPy's SFC64 generator, held against a threshold of 16 bits (below).
-Each mask is a function of one seed drawn from torch's generator, so saving torch's generator saves the dropout of a
-run, and a mask can be made again instead of being kept. Operators with a backward pass of their own multiply it in as
-integers. Other devices use torch's own kernels.
+Each mask is a function of one seed drawn from torch's generator, or from one that is seeded from it, so saving torch's
+generator saves the dropout of a run, and a mask can be made again instead of being kept. Operators with a backward
+pass of their own multiply it in as integers. Other devices use torch's own kernels.
 
 A rate is seldom a multiple of 1/256. So the threshold of a byte is, by a second draw, one of the two whole numbers
 around 256 · rate, as often as makes the rate right to 2⁻²⁴. Numbers that are 4,096 apart share that draw, no more than

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+import psutil
+
 from gnn_moe.config import COUPLED, TOP_K, ModelConfig, TrainingConfig
 from gnn_moe.model.size import model_size
 
@@ -40,11 +42,12 @@ def computed_in_halves(
 
 
 def threads_to_expect(at_once: int = 1) -> int:
-    """Threads that torch would compute with, without torch: one a processor, or fewer as `OMP_NUM_THREADS` says.
+    """Threads that torch most likely computes with, without torch: one a core, or fewer as `OMP_NUM_THREADS` says.
 
-    Where that says nothing, `at_once` runs of a study share the processors.
+    Where that says nothing, `at_once` runs of a study share the cores.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = min(processors, psutil.cpu_count(logical=False) or processors)
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(processors, int(asked)) if asked.isdecimal() and int(asked) > 0 else max(1, processors // at_once)
 

@@ -37,7 +37,7 @@ _IDLE_SHARE = {2: 0.85, 4: 0.45}
 """Of what a step makes and frees, by the bytes of a number: what lies idle between the blocks of glibc's heap at the
 peak, and what the products of bf16 pack their operands into."""
 _IDLE_SHARE_OF_ONE_LENGTH = {2: 0.25, 4: 0.08}
-"""The same where all rows are of one length: each step finds the holes that the last has left, and fits."""
+"""The same where all rows are of one length, and no layer is computed again: each step fits the holes of the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +170,16 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     passes = HALVES if workload.in_halves else 1
     one = dataclasses.replace(workload, rows=math.ceil(workload.rows / passes))
     activations, working = passes * kept_bytes(config, one), passes * _working_bytes(config, one)
-    workspace = passes * _logits_bytes(config, one) * workload.on_cpu
-    shares = _IDLE_SHARE_OF_ONE_LENGTH if workload.one_length else _IDLE_SHARE
+    # Of the halves, one borrows the room that evaluations take for the whole.
+    workspace = (_logits_bytes(config, workload) + (passes - 1) * _logits_bytes(config, one)) * workload.on_cpu
+    shares = _IDLE_SHARE_OF_ONE_LENGTH if workload.one_length and not workload.checkpoint_layers else _IDLE_SHARE
     idle = round(shares[workload.number_bytes] * (activations + working + workspace)) * workload.on_cpu
     gradients = weights * workload.accumulates
-    if gradients + activations + working < weights:
-        # The fullest moment is then that of the optimiser: every gradient is there, nothing else is.
-        gradients, activations, working = weights, 0, 0
+    # Halves leave what earlier micro-batches have summed beside the sum of this one until both are through.
+    at_the_end = weights * (2 if workload.accumulates and workload.in_halves else 1)
+    if gradients + activations + working < at_the_end:
+        # The fullest moment is then the last of a backward pass: every gradient is there, nothing else is.
+        gradients, activations, working = at_the_end, 0, 0
     return PeakMemory(
         parameters=weights,
         gradients=gradients,

@@ -7,6 +7,7 @@ torch's own allocator keeps what is freed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._rooms: list[Tensor] = []
+        self._taking = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()
@@ -32,18 +34,26 @@ class Workspace:
         if like.device.type != "cpu":
             yield like.new_empty(numbers)
             return
-        try:
-            room = self._rooms.pop()
-        except IndexError:  # all are lent
-            room = None
-        if room is None or room.dtype != like.dtype or len(room) < numbers:
-            room = None  # goes before the new one comes
+        with self._taking:
+            room = self._take(numbers, like)
+        if room is None:
             with torch.inference_mode(False):  # or training could not write to what an evaluation has made
                 room = torch.empty(numbers, dtype=like.dtype)
         try:
             yield room[:numbers]
         finally:
-            self._rooms.append(room)
+            with self._taking:
+                self._rooms.append(room)
+                self._rooms.sort(key=len)
+
+    def _take(self, numbers: int, like: Tensor) -> Tensor | None:
+        """The smallest room that fits; None where none does, and the largest gone before a new one comes."""
+        for number, room in enumerate(self._rooms):
+            if room.dtype == like.dtype and len(room) >= numbers:
+                return self._rooms.pop(number)
+        if self._rooms:
+            self._rooms.pop()
+        return None
 
     def release(self) -> None:
         """Gives the memory up."""

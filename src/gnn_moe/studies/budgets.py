@@ -151,6 +151,8 @@ def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
     from gnn_moe.training.device import accelerator_for
     from gnn_moe.training.memory_limits import room_bytes
 
+    # One run at a time has the threads that this process has.
+    threads = threads_to_expect(at_once) if at_once > 1 else None
     found = []
     for config in configs:
         corpus = load_corpus(config.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
@@ -160,7 +162,7 @@ def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
                     config.model,
                     config.training,
                     room_bytes=room_bytes(accelerator.device) // at_once,
-                    **circumstances_of(config, corpus, accelerator, threads=threads_to_expect(at_once)),
+                    **circumstances_of(config, corpus, accelerator, threads=threads),
                 )
             )
     return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from gnn_moe.errors import BadInput, Interrupted, RunFailed
+from gnn_moe.model.halves import threads_to_expect
 from gnn_moe.run_folder import RunFolder
 from gnn_moe.studies.failures import Failure, explain
 from gnn_moe.studies.flags import train_words, write_hyperedges
@@ -214,7 +215,7 @@ class Engine:
         """Ours; several trials at once share processors and memory instead of each taking all."""
         if self.workers == 1:
             return os.environ
-        share = max(1, (os.cpu_count() or 1) // self.workers)
+        share = threads_to_expect(self.workers)
         return {"OMP_NUM_THREADS": str(share), **os.environ, RUNS_AT_ONCE: str(self.workers)}
 
     def _run_folder(self, claim: Claim) -> Path:

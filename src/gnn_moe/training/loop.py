@@ -1,7 +1,7 @@
 """The training loop: steps, evaluations and checkpoints, continued from wherever a run stopped.
 
-What happens at a step depends on the step's number, the config and the data only, so a run that was interrupted and
-resumed computes what an uninterrupted one computes.
+What happens at a step depends on the step's number, the config, the data and the number of threads only, so a run that
+was interrupted and resumed on the same machine computes what an uninterrupted one computes.
 """
 
 from __future__ import annotations

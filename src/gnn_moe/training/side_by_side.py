@@ -80,6 +80,7 @@ class SideBySide:
             with seeds_from(torch.Generator().manual_seed(int(seed))):
                 return call()
 
+        # Accelerate enters one `torch.autocast` for both: its state is each thread's own, and alike in both.
         running = [self._executor.submit(compute, call, draw_seed()) for call in calls]
         wait(running)
         return [each.result() for each in running]
@@ -119,8 +120,14 @@ def _threads() -> ThreadPoolExecutor:
         both.wait()  # or one thread would take both shares
 
     executor = ThreadPoolExecutor(HALVES, thread_name_prefix="half")
-    for started in [executor.submit(take_a_share) for _ in range(HALVES)]:
-        started.result()
-    # The number is each thread's own, but the last one set is what a thread that has not asked yet will begin with.
-    torch.set_num_threads(mine)
+    try:
+        for started in [executor.submit(take_a_share) for _ in range(HALVES)]:
+            started.result()
+    except BaseException:  # a thread that cannot start; the other waits for it
+        both.abort()
+        executor.shutdown(wait=True)
+        raise
+    finally:
+        # The number is each thread's own, but the last one set is what a thread that has not asked yet begins with.
+        torch.set_num_threads(mine)
     return executor
