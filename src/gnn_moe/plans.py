@@ -22,6 +22,9 @@ from gnn_moe.model.memory import Circumstances, PeakMemory, largest_micro_batch,
 from gnn_moe.training.memory_limits import cpu_room_bytes
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from gnn_moe.data.corpus import Corpus
     from gnn_moe.data.samples import Samples
     from gnn_moe.run_folder import RunFolder
 
@@ -101,6 +104,31 @@ def plan_memory(
         micro_batch_size=rows,
         peak=peak_memory(model, workload_of(model, training, rows=rows, **circumstances)),
     )
+
+
+def circumstances_of(
+    config: RunConfig, corpus: Corpus, accelerator: Accelerator, *, threads: int | None = None
+) -> Circumstances:
+    """What the memory of a run in this process depends on besides its model and training.
+
+    Args:
+        config: the run's.
+        corpus: its data.
+        accelerator: what it computes with.
+        threads: of a CPU (default: those of this process).
+    """
+    import torch
+
+    from gnn_moe.data.batches import longest_batch
+    from gnn_moe.training.device import precision_of
+
+    return {
+        "precision": precision_of(accelerator),
+        "device_type": accelerator.device.type,
+        "positions": longest_batch(corpus.split("train"), config.model.max_seq_length),
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "one_length": config.data.data_format == "packed",
+    }
 
 
 def calibrate(config: RunConfig) -> Calibration:

@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 
 from gnn_moe.config import COUPLED, RunConfig, Sampling
-from gnn_moe.data.batches import longest_batch
 from gnn_moe.data.corpus import Corpus, load_corpus
 from gnn_moe.data.samples import choose
 from gnn_moe.errors import BadInput, NonFiniteError
@@ -28,9 +27,10 @@ from gnn_moe.model.causality import CausalityCheck, check_causality, rows_to_ask
 from gnn_moe.model.folders import BEST, SELECTED
 from gnn_moe.model.generation import generate
 from gnn_moe.model.language_model import LanguageModel, build_model
-from gnn_moe.model.memory import Circumstances, largest_micro_batch, peak_memory, workload_of
+from gnn_moe.model.memory import largest_micro_batch, peak_memory, workload_of
 from gnn_moe.model.size import describe_model, model_size
 from gnn_moe.model.storage import load_model
+from gnn_moe.plans import circumstances_of
 from gnn_moe.run_folder import RunFolder, check_free, check_unchanged, write_config
 from gnn_moe.run_summary import COMPLETED, Summary, explain, read_summary, summarise_run, summary_lines
 from gnn_moe.training import checkpoints
@@ -155,19 +155,6 @@ def _with_micro_batch_that_fits(config: RunConfig, corpus: Corpus, accelerator: 
             file=sys.stderr,
         )
     return _with_micro_batch(config, rows)
-
-
-def circumstances_of(
-    config: RunConfig, corpus: Corpus, accelerator: Accelerator, *, threads: int | None = None
-) -> Circumstances:
-    """What the memory of a run depends on besides its model and training; `threads` is this process's by default."""
-    return {
-        "precision": precision_of(accelerator),
-        "device_type": accelerator.device.type,
-        "positions": longest_batch(corpus.split("train"), config.model.max_seq_length),
-        "threads": torch.get_num_threads() if threads is None else threads,
-        "one_length": config.data.data_format == "packed",
-    }
 
 
 def _with_micro_batch(config: RunConfig, size: int | Literal["auto"]) -> RunConfig:

@@ -18,7 +18,7 @@ from gnn_moe.config import DataConfig, RunConfig
 from gnn_moe.data.corpus import Corpus, load_corpus
 from gnn_moe.errors import BadInput, GnnMoeError, RunFailed
 from gnn_moe.model.size import model_size
-from gnn_moe.plans import calibrate
+from gnn_moe.plans import calibrate, circumstances_of
 from gnn_moe.studies.arguments import Budget
 from gnn_moe.studies.comparison import Comparison
 from gnn_moe.studies.space import with_values
@@ -147,7 +147,6 @@ def common_micro_batch(configs: Mapping[str, RunConfig], *, at_once: int) -> int
 def _fitting(configs: tuple[RunConfig, ...], at_once: int) -> list[int]:
     from gnn_moe.model.halves import threads_to_expect
     from gnn_moe.model.memory import largest_micro_batch
-    from gnn_moe.runs import circumstances_of
     from gnn_moe.training.device import accelerator_for
     from gnn_moe.training.memory_limits import room_bytes
 
