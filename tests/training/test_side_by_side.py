@@ -251,6 +251,28 @@ def test_the_plan_counts_both_sums_of_gradients() -> None:
     assert two.gradients == 2 * one.gradients == 2 * two.parameters
 
 
+def test_no_half_outlives_a_step_that_could_not_start_both(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    side_by_side, ended = SideBySide(build_model(ModelConfig(**TINY)), TrainingConfig(batch_size=4)), []
+
+    def backward(piece: Batch) -> None:
+        threading.Event().wait(0.2)
+        ended.append(piece)
+
+    side_by_side.accumulate([batch_of(4)], lambda piece: None)
+    submit, calls = ThreadPoolExecutor.submit, itertools.count(1)
+
+    def full(executor: ThreadPoolExecutor, *arguments: Any) -> Any:
+        if next(calls) == 2:
+            raise MemoryError
+        return submit(executor, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", full)
+    with pytest.raises(MemoryError):
+        side_by_side.accumulate([batch_of(4)], backward)
+    assert len(ended) == 1
+    side_by_side.close()
+
+
 def test_halves_draw_from_generators_of_their_own(two_threads: None) -> None:
     side_by_side = SideBySide(build_model(ModelConfig(**TINY)), TrainingConfig(batch_size=4))
 
@@ -310,7 +332,7 @@ def test_the_rule() -> None:
     assert not asked(training=TrainingConfig(activation_checkpointing=True))
 
 
-@pytest.mark.parametrize("asked_for", [None, "1", "3", "2,1", "0", "many"])
+@pytest.mark.parametrize("asked_for", [None, "1", "3", "2,1", " +1 ", "0", "many"])
 def test_expects_the_threads_that_torch_takes(asked_for: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked_for is not None:

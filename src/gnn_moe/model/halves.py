@@ -20,6 +20,9 @@ LEAST_NUMBERS = 2**20
 that two threads do no more than one."""
 
 
+_NUMBERS_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
 def computed_in_halves(
     model: ModelConfig, training: TrainingConfig, *, rows: int, positions: int, device_type: str, threads: int
 ) -> bool:
@@ -42,14 +45,15 @@ def computed_in_halves(
 
 
 def threads_to_expect(at_once: int = 1) -> int:
-    """Threads that torch most likely computes with, without torch: one a core, or fewer as `OMP_NUM_THREADS` says.
+    """Threads that torch most likely computes with, without torch: one a core, or fewer as the environment says.
 
     Where that says nothing, `at_once` runs of a study share the cores.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processors = min(processors, psutil.cpu_count(logical=False) or processors)
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return min(processors, int(asked)) if asked.isdecimal() and int(asked) > 0 else max(1, processors // at_once)
+    given = (os.environ.get(name, "").split(",")[0].strip().lstrip("+") for name in _NUMBERS_OF_THREADS)
+    asked = [int(number) for number in given if number.isdecimal() and int(number) > 0]
+    return min(processors, *asked) if asked else max(1, processors // at_once)
 
 
 def _results(model: ModelConfig) -> int:

@@ -36,7 +36,7 @@ _PROCESS_BYTES = 425 * 2**20
 _IDLE_SHARE = {2: 0.85, 4: 0.45}
 """Of what a step makes and frees, by the bytes of a number: what lies idle between the blocks of glibc's heap at the
 peak, and what the products of bf16 pack their operands into."""
-_IDLE_SHARE_OF_ONE_LENGTH = {2: 0.25, 4: 0.08}
+_IDLE_SHARE_OF_ONE_LENGTH = {2: 0.3, 4: 0.2}
 """The same where all rows are of one length, and no layer is computed again: each step fits the holes of the last."""
 
 
@@ -169,23 +169,23 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     weights = model_size(config).total_parameters * _PARAMETER_BYTES
     passes = HALVES if workload.in_halves else 1
     one = dataclasses.replace(workload, rows=math.ceil(workload.rows / passes))
-    activations, working = passes * kept_bytes(config, one), passes * _working_bytes(config, one)
+    kept, made = kept_bytes(config, one), _working_bytes(config, one)
     # Of the halves, one borrows the room that evaluations take for the whole.
     workspace = (_logits_bytes(config, workload) + (passes - 1) * _logits_bytes(config, one)) * workload.on_cpu
     shares = _IDLE_SHARE_OF_ONE_LENGTH if workload.one_length and not workload.checkpoint_layers else _IDLE_SHARE
-    idle = round(shares[workload.number_bytes] * (activations + working + workspace)) * workload.on_cpu
-    gradients = weights * workload.accumulates
-    # Halves leave what earlier micro-batches have summed beside the sum of this one until both are through.
-    at_the_end = weights * (2 if workload.accumulates and workload.in_halves else 1)
-    if gradients + activations + working < at_the_end:
-        # The fullest moment is then the last of a backward pass: every gradient is there, nothing else is.
-        gradients, activations, working = at_the_end, 0, 0
+    idle = round(shares[workload.number_bytes] * (passes * (kept + made) + workspace)) * workload.on_cpu
+    # When the forward pass ends, there is what earlier micro-batches have summed. As halves come to their end one after
+    # the other, it waits beside the sum of this one; at the very end every gradient is there, and nothing else is.
+    earlier = weights * workload.accumulates
+    waiting = earlier * workload.in_halves
+    moments = [(earlier, passes), *((waiting + weights, open_passes) for open_passes in range(passes))]
+    gradients, passes = max(moments, key=lambda moment: moment[0] + moment[1] * (kept + made))
     return PeakMemory(
         parameters=weights,
         gradients=gradients,
         optimiser=2 * weights,
-        activations=activations,
-        working=working + idle + workspace,
+        activations=passes * kept,
+        working=passes * made + idle + workspace,
         process=_PROCESS_BYTES * workload.on_cpu,
     )
 

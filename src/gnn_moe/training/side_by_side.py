@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
 
@@ -81,8 +81,13 @@ class SideBySide:
                 return call()
 
         # Accelerate enters one `torch.autocast` for both: its state is each thread's own, and alike in both.
-        running = [self._executor.submit(compute, call, draw_seed()) for call in calls]
-        wait(running)
+        seeds = [draw_seed() for _ in calls]
+        running: list[Future[T]] = []
+        try:
+            for call, seed in zip(calls, seeds, strict=True):
+                running.append(self._executor.submit(compute, call, seed))
+        finally:
+            wait(running)
         return [each.result() for each in running]
 
     def _take_gradients(self) -> list[tuple[torch.nn.Parameter, Tensor]]:
