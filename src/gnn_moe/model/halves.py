@@ -18,8 +18,6 @@ HALVES = 2
 LEAST_NUMBERS = 2**20
 """Of all experts' results in one layer: with fewer, what Python does between the operations is most of a step, and of
 that two threads do no more than one."""
-
-
 _NUMBERS_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
