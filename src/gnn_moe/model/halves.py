@@ -16,8 +16,8 @@ from gnn_moe.model.size import model_size
 
 HALVES = 2
 LEAST_NUMBERS = 2**20
-"""Of all experts' results in one layer: with fewer, what Python does between the operations is most of a step, and of
-that two threads do no more than one."""
+"""Of all experts' results in one layer. With half as many halves gain next to nothing, with few they lose: Python runs
+in one thread at a time, and is then most of a step (docs/performance.md)."""
 _NUMBERS_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
