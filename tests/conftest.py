@@ -54,6 +54,18 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def in_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads, and every micro-batch of two rows and more worth both."""
+    import torch
+
+    monkeypatch.setattr("gnn_moe.model.halves.LEAST_NUMBERS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     """Commands as processes."""

@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -52,16 +51,6 @@ def weights_after(setup: Contestant, steps: int = 3) -> dict[str, Tensor]:
         views = racer.textbook.counterparts(lambda parameter: parameter.detach())
         return {name: torch.stack(pieces) if ".experts." in name else pieces[0] for name, pieces in views.items()}
     return {name: parameter.detach() for name, parameter in racer.model.named_parameters()}
-
-
-@pytest.fixture
-def in_halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two threads, and every micro-batch worth both."""
-    monkeypatch.setattr(halves, "LEAST_NUMBERS", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_halves_take_the_step_of_the_whole(in_halves: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,17 +21,16 @@ from torch import Tensor
 from gnn_moe.cli import main
 from gnn_moe.config import DENSE, TOP_K, ModelConfig, RunConfig, TrainingConfig
 from gnn_moe.data.batches import IGNORED, Batch
-from gnn_moe.model import halves as rule
 from gnn_moe.model.dropout import draw_seed, seeds_from
 from gnn_moe.model.halves import computed_in_halves, threads_to_expect
 from gnn_moe.model.language_model import LanguageModel, build_model
-from gnn_moe.model.memory import peak_memory, workload_of
+from gnn_moe.model.memory import Circumstances, PeakMemory, peak_memory, workload_of
 from gnn_moe.plans import plan_memory
 from gnn_moe.reports.memory import planned_bytes
 from gnn_moe.training import side_by_side as side_by_side_module
 from gnn_moe.training.device import accelerator_for, place
 from gnn_moe.training.side_by_side import SideBySide, halves
-from tests.small_runs import ROOT, Setting, curve, read_rows
+from tests.small_runs import ROOT, Accident, Commands, Setting, curve, killed, read_rows
 
 TINY: dict[str, Any] = {
     "vocab_size": 29,
@@ -44,16 +43,6 @@ TINY: dict[str, Any] = {
 LARGE: dict[str, Any] = {"embed_dim": 256, "num_heads": 2, "num_layers": 1, "num_experts": 8, "max_seq_length": 32}
 CIRCUMSTANCES: dict[str, Any] = {"rows": 16, "positions": 32, "device_type": "cpu", "threads": 2}
 """As many numbers as are worth two threads."""
-
-
-@pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In a process whose smallest micro-batches are worth two."""
-    monkeypatch.setattr(rule, "LEAST_NUMBERS", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def batch_of(rows: int, seed: int = 0) -> Batch:
@@ -97,7 +86,7 @@ def one_by_one(pieces: list[Batch], backward: Callable[[Batch], Tensor]) -> list
     ],
     ids=str,
 )
-def test_makes_the_gradients_of_the_whole(changes: dict[str, Any], pieces: int, two_threads: None) -> None:
+def test_makes_the_gradients_of_the_whole(changes: dict[str, Any], pieces: int, in_halves: None) -> None:
     model = build_model(ModelConfig(**TINY, **changes, dropout_rate=0)).double()
     batches = [batch_of(5, seed) for seed in range(pieces)]
     side_by_side = SideBySide(model, TrainingConfig(batch_size=5 * pieces))
@@ -108,7 +97,7 @@ def test_makes_the_gradients_of_the_whole(changes: dict[str, Any], pieces: int, 
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_computes_the_same_bits_whichever_half_is_first(two_threads: None) -> None:
+def test_computes_the_same_bits_whichever_half_is_first(in_halves: None) -> None:
     """With dropout and several micro-batches; the halves are held up in turn."""
     model = build_model(ModelConfig(**TINY, dropout_rate=0.3))
     batches, side_by_side = [batch_of(6, seed) for seed in range(3)], SideBySide(model, TrainingConfig(batch_size=18))
@@ -139,7 +128,7 @@ def test_computes_the_same_bits_whichever_half_is_first(two_threads: None) -> No
     assert any(not torch.equal(other[name], values) for name, values in found[0][0].items())
 
 
-def test_each_half_has_half_of_the_threads_and_no_thread_stays(two_threads: None) -> None:
+def test_each_half_has_half_of_the_threads_and_no_thread_stays(in_halves: None) -> None:
     model = build_model(ModelConfig(**TINY))
     side_by_side, seen = SideBySide(model, TrainingConfig(batch_size=5)), []
 
@@ -167,7 +156,7 @@ def test_each_half_has_half_of_the_threads_and_no_thread_stays(two_threads: None
     side_by_side.close()
 
 
-def test_an_error_in_one_half_is_raised_when_the_other_is_through(two_threads: None) -> None:
+def test_an_error_in_one_half_is_raised_when_the_other_is_through(in_halves: None) -> None:
     model = build_model(ModelConfig(**TINY))
     side_by_side, ended = SideBySide(model, TrainingConfig(batch_size=4)), []
 
@@ -183,7 +172,7 @@ def test_an_error_in_one_half_is_raised_when_the_other_is_through(two_threads: N
     side_by_side.close()
 
 
-def test_a_thread_that_cannot_start_ends_the_step(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_start_ends_the_step(in_halves: None, monkeypatch: pytest.MonkeyPatch) -> None:
     class One(ThreadPoolExecutor):
         def submit(self, *arguments: Any, **named: Any) -> Any:
             if self._threads:
@@ -198,7 +187,7 @@ def test_a_thread_that_cannot_start_ends_the_step(two_threads: None, monkeypatch
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("half")]
 
 
-def test_bf16_through_accelerate_is_near_float32(two_threads: None) -> None:
+def test_bf16_through_accelerate_is_near_float32(in_halves: None) -> None:
     """With the head by columns, as `place` puts it; each time the same bits, and no autocast left on."""
     model = build_model(ModelConfig(**TINY, dropout_rate=0))
     batches, side_by_side = [batch_of(6, seed) for seed in range(2)], SideBySide(model, TrainingConfig(batch_size=12))
@@ -219,7 +208,7 @@ def test_bf16_through_accelerate_is_near_float32(two_threads: None) -> None:
 
 
 def test_memory_that_runs_out_in_one_half_repeats_the_step(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch, two_threads: None
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, in_halves: None
 ) -> None:
     """In the last half of the second micro-batch, when the first has left its gradients."""
     assert main(setting.flags("small", epochs=1, micro_batch_size=2, dropout_rate=0.2)) == 0
@@ -243,15 +232,16 @@ def test_memory_that_runs_out_in_one_half_repeats_the_step(
 def test_the_plan_counts_both_sums_of_gradients() -> None:
     """Of small micro-batches of a large model, the end of a backward pass is the fullest moment."""
     model = ModelConfig(**{**LARGE, "embed_dim": 1024, "num_layers": 8})
-    training, circumstances = TrainingConfig(batch_size=64), {"precision": "fp32", "device_type": "cpu", "rows": 4}
-    one, two = (
-        peak_memory(model, workload_of(model, training, threads=threads, **circumstances))  # type: ignore[arg-type]
-        for threads in (1, 2)
-    )
+
+    def peak(threads: int) -> PeakMemory:
+        circumstances: Circumstances = {"precision": "fp32", "device_type": "cpu", "threads": threads}
+        return peak_memory(model, workload_of(model, TrainingConfig(batch_size=64), rows=4, **circumstances))
+
+    one, two = peak(1), peak(2)
     assert two.gradients == 2 * one.gradients == 2 * two.parameters
 
 
-def test_no_half_outlives_a_step_that_could_not_start_both(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_half_outlives_a_step_that_could_not_start_both(in_halves: None, monkeypatch: pytest.MonkeyPatch) -> None:
     side_by_side, ended = SideBySide(build_model(ModelConfig(**TINY)), TrainingConfig(batch_size=4)), []
 
     def backward(piece: Batch) -> None:
@@ -273,7 +263,7 @@ def test_no_half_outlives_a_step_that_could_not_start_both(two_threads: None, mo
     side_by_side.close()
 
 
-def test_halves_draw_from_generators_of_their_own(two_threads: None) -> None:
+def test_halves_draw_from_generators_of_their_own(in_halves: None) -> None:
     side_by_side = SideBySide(build_model(ModelConfig(**TINY)), TrainingConfig(batch_size=4))
 
     def draw(piece: Batch) -> list[int]:
@@ -358,6 +348,17 @@ def test_a_report_plans_alike_on_every_machine(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("gnn_moe.plans.threads_to_expect", lambda at_once, threads=threads: threads)
         found[threads] = plan_memory(config).peak.total, planned_bytes(config)
     assert found[2][0] > found[1][0] == found[1][1] == found[2][1]
+
+
+@pytest.mark.parametrize(("threads", "said"), [(2, 1), (1, 0)])
+def test_a_run_that_goes_on_with_another_number_of_threads_says_so(
+    threads: int, said: int, setting: Setting, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = Accident("gnn_moe.training.loop:Trainer._step", 6, killed)
+    assert commands.run(setting.flags("it"), stopped).status == -signal.SIGKILL
+    torch.set_num_threads(threads)
+    assert main(setting.resume("it")) == 0
+    assert capsys.readouterr().err.count(f"threads   {threads}, where the run had 1") == said
 
 
 @pytest.mark.slow
