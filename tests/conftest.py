@@ -13,7 +13,12 @@ import pytest
 # Read when torch starts its threads: without it, tests that run beside anything else spin for processors.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from tests.small_runs import Commands, Setting, write_corpus
+from tests.small_runs import PRELOADED, Commands, Setting, write_corpus
+
+
+def pytest_configure() -> None:
+    """Before any test starts the process that forks others: there is one, and what it imports is settled then."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

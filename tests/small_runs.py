@@ -247,7 +247,7 @@ PRELOADED = [
     # A process imports the program that started it anew: the script `pytest`.
     "pytest",
 ]
-"""What the processes below have imported when they begin."""
+"""What the process that forks others has imported (conftest.py says so to it)."""
 
 
 class Commands:
@@ -257,7 +257,6 @@ class Commands:
         self.logs = logs
         self.started: list[multiprocessing.process.BaseProcess] = []
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
 
     def start(
         self,

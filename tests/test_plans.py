@@ -72,25 +72,36 @@ def test_minutes_follow_from_the_positions_of_the_whole_run(setting: Setting, mo
     assert found.positions == 16
 
 
-def test_warm_up_and_compilation_are_not_counted(setting: Setting) -> None:
-    """Made rows: half a second a step and a millisecond a position, after four steps of a minute each."""
+@pytest.mark.parametrize(("steps", "warm_up"), [(3, 2), (12, 4), (60, 20)])
+def test_warm_up_and_compilation_are_not_counted(setting: Setting, steps: int, warm_up: int) -> None:
+    """Made rows: half a second a step and a millisecond a position, after some steps of a minute each."""
     assert main(setting.flags("it", epochs=1)) == 0
     run = RunFolder(setting.runs / "it")
     rows, tokens = [], 0
-    for step in range(1, 13):
+    for step in range(1, steps + 1):
         positions = 100 + 7 * (step % 5)
-        seconds = 60 if step <= 4 else 0.5 + 1e-3 * positions
+        seconds = 60 if step <= warm_up else 0.5 + 1e-3 * positions
         tokens += 80
         row = {"kind": "train", "step": step, "tokens": tokens, "padding_share": 1 - 80 / positions}
         rows.append(row | {"tokens_per_second": 80 / seconds})
-    rows.append({"kind": "eval", "step": 12, "seconds": 3.0})
+    rows.append({"kind": "eval", "step": steps, "seconds": 3.0})
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_json(run.summary, read_json(run.summary) | {"save_minutes": 0.01})
     seen = plans._read(run)
-    assert seen.step_seconds == pytest.approx(0.5)
-    assert seen.position_seconds == pytest.approx(1e-3)
+    assert seen.step_seconds + 121 * seen.position_seconds == pytest.approx(0.5 + 0.121)
+    if steps - warm_up > 1:  # of one step alone, nothing tells the two apart
+        assert seen.step_seconds == pytest.approx(0.5)
     assert seen.eval_seconds == 3
     assert seen.save_seconds == pytest.approx(0.6)
+
+
+def test_a_small_model_is_timed_for_more_steps() -> None:
+    def steps(width: int, batch: int) -> int:
+        model = ModelConfig(num_experts=4, embed_dim=width, num_layers=2)
+        return plans._count_steps(RunConfig(model=model, training=TrainingConfig(batch_size=batch)))
+
+    assert (steps(64, 8), steps(1024, 8), steps(64, 4096)) == (60, 12, 12)
+    assert 12 < steps(128, 16) < steps(128, 14) < 60
 
 
 def test_a_run_that_fails_is_said_to(setting: Setting, forked: None) -> None:

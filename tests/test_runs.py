@@ -235,7 +235,8 @@ def test_a_run_whose_model_leaks_says_so(
 ) -> None:
     """Experts whose attention sees the whole row: the run ends, its summary does not let the loss pass."""
 
-    def everything(query: Tensor, key: Tensor, value: Tensor, rate: float, *, training: bool) -> Tensor:
+    def everything(qkv_3BHTd: Tensor, rate: float, *, training: bool) -> Tensor:
+        query, key, value = qkv_3BHTd
         return torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
     monkeypatch.setattr("gnn_moe.model.experts.causal_attention", everything)

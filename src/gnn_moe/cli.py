@@ -42,7 +42,7 @@ class InspectArguments:
     vocab_size: int | None = None
     """Tokens in the vocabulary (default: the tokenizer's)."""
     calibrate: bool = False
-    """Run a dozen of its steps, and reckon from them the minutes of the whole run."""
+    """Run a dozen or more of its steps, and reckon from them the minutes of the whole run."""
     cache_dir: str | None = None
     """Folder for encoded data (default: gnn_moe in the user's cache folder)."""
     json: bool = False

@@ -19,6 +19,7 @@ from gnn_moe.config import OutputConfig, RunConfig
 from gnn_moe.errors import RunFailed
 from gnn_moe.model.halves import threads_to_expect
 from gnn_moe.model.memory import Circumstances, PeakMemory, largest_micro_batch, peak_memory, workload_of
+from gnn_moe.model.size import model_size
 from gnn_moe.training.memory_limits import cpu_room_bytes
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from gnn_moe.data.samples import Samples
     from gnn_moe.run_folder import RunFolder
 
-_WARM_UP, _TIMED = 4, 8
-"""Steps of a calibration: not counted, counted."""
+_FEWEST_STEPS, _MOST_STEPS = 12, 60
+"""Of a calibration; the first third of them is not counted."""
+_CALIBRATION_FLOPS = 3 * 10**12
+"""Of its steps, where that makes no fewer and no more of them."""
 _EVALUATED = 6
 """Batches of a calibration's evaluation."""
 _RUN = "calibration"
@@ -132,7 +135,7 @@ def circumstances_of(
 
 
 def calibrate(config: RunConfig) -> Calibration:
-    """Trains and evaluates for a dozen steps in a process of its own, and reckons what the whole run will take.
+    """Trains and evaluates for some steps in a process of its own, and reckons what the whole run will take.
 
     A step's seconds are a constant and a share for each position, padding included; how many positions every step of
     the run has follows from the text. The whole run is `epochs` epochs with an evaluation every `eval_every` steps.
@@ -148,7 +151,7 @@ def calibrate(config: RunConfig) -> Calibration:
     rows = _EVALUATED * training.batch_size
     if config.data.num_eval_samples != ALL:
         rows = min(rows, config.data.num_eval_samples)
-    steps = _WARM_UP + _TIMED
+    steps = _count_steps(config)
     short = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, num_eval_samples=rows),
@@ -163,6 +166,13 @@ def calibrate(config: RunConfig) -> Calibration:
         _run_apart(dataclasses.replace(short, output=output))
         seen = _read(RunFolder(Path(folder) / _RUN))
     return _reckon(config, seen, whole.split("train"), whole.split("valid"), part.split("valid"))
+
+
+def _count_steps(config: RunConfig) -> int:
+    """More of a small model's, which takes longer to reach its speed: every new length of a batch costs it kernels."""
+    positions = config.training.batch_size * config.model.max_seq_length
+    flops = model_size(config.model).training_flops_per_token * positions
+    return min(_MOST_STEPS, max(_FEWEST_STEPS, _CALIBRATION_FLOPS // flops))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +225,7 @@ def _read(run: RunFolder) -> _Seen:
     tokens = np.diff([0, *(row["tokens"] for row in trained)])
     positions = tokens / (1 - np.array([row["padding_share"] for row in trained]))
     seconds = tokens / np.array([row["tokens_per_second"] for row in trained])
-    timed = slice(min(_WARM_UP, len(trained) - 1), None)
+    timed = slice(min(max(_FEWEST_STEPS, len(trained)) // 3, len(trained) - 1), None)
     # Neither part of the cost is negative, whatever the noise.
     cost, _ = nnls(np.stack([np.ones_like(positions), positions], axis=1)[timed], seconds[timed])
     return _Seen(

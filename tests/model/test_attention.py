@@ -44,9 +44,13 @@ def plain(qkv: Iterable[Tensor], mask_STT: Tensor, rate: float = RATE) -> Tensor
 
 
 def attend(qkv: Iterable[Tensor], rate: float, *, training: bool) -> Tensor:
-    q, k, v = qkv
-    mixed_BHTd: Tensor = causal_attention(q[None], k[None], v[None], rate, training=training)
+    mixed_BHTd: Tensor = causal_attention(torch.stack(list(qkv))[:, None], rate, training=training)
     return mixed_BHTd[0]
+
+
+def dropped(qkv: Iterable[Tensor], rate: float = RATE, seed: int = SEED) -> Tensor:
+    output_STd: Tensor = dropped_attention(torch.stack(list(qkv)), torch.tensor(seed), rate)
+    return output_STd
 
 
 @pytest.mark.parametrize("at_once", AT_ONCE)
@@ -55,7 +59,7 @@ def test_equals_the_formula(at_once: int, rate: float, monkeypatch: pytest.Monke
     monkeypatch.setattr(attention, "_WEIGHTS_AT_ONCE", at_once)
     tensors, mask_STT = inputs(), mask_of(at_once, rate)
     # In the backward pass mask and weights are made again, whatever has been drawn meanwhile.
-    fast = dropped_attention(*tensors.values(), torch.tensor(SEED), rate)
+    fast = dropped(tensors.values(), rate)
     torch.rand(3)
     slow = plain(tensors.values(), mask_STT, rate)
     assert 0 < mask_STT.mean() < 1
@@ -66,13 +70,12 @@ def test_equals_the_formula(at_once: int, rate: float, monkeypatch: pytest.Monke
 def test_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_WEIGHTS_AT_ONCE", 2 * T * T)
     tensors = tuple(tensor.detach()[:3].requires_grad_() for tensor in inputs().values())
-    seed = torch.tensor(SEED)
-    assert torch.autograd.gradcheck(lambda *qkv: dropped_attention(*qkv, seed, RATE), tensors)
+    assert torch.autograd.gradcheck(lambda *qkv: dropped(qkv), tensors)
 
 
 def test_gradient_need_not_be_contiguous() -> None:
     tensors = inputs()
-    fast = dropped_attention(*tensors.values(), torch.tensor(SEED), RATE)
+    fast = dropped(tensors.values())
     cotangent = torch.randn(d, T, S, dtype=torch.float64).permute(2, 1, 0)
     slow = plain(tensors.values(), mask_of(2**20))
     found = torch.autograd.grad(fast, list(tensors.values()), cotangent)
@@ -83,7 +86,7 @@ def test_gradient_need_not_be_contiguous() -> None:
 
 def test_mean_over_seeds_is_the_attention_without_dropout() -> None:
     tensors = [tensor.detach() for tensor in inputs().values()]
-    draws = torch.stack([dropped_attention(*tensors, torch.tensor(seed), 0.5) for seed in range(2000)])
+    draws = torch.stack([dropped(tensors, 0.5, seed) for seed in range(2000)])
     expected = plain(tensors, torch.ones(S, T, T), 0.0)
     error = draws.std(dim=0) / math.sqrt(len(draws))
     assert ((draws.mean(dim=0) - expected).abs() <= 5 * error).all()
@@ -110,7 +113,7 @@ def test_without_dropout_it_is_plain_attention(training: bool, rate: float) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_smaller_types_follow(dtype: torch.dtype) -> None:
     tensors = inputs(dtype)
-    result = dropped_attention(*tensors.values(), torch.tensor(SEED), RATE)
+    result = dropped(tensors.values())
     assert result.dtype == dtype
     mask_STT = keep_mask(torch.tensor(SEED), (S, T, T), RATE, dtype).double()
     expected = plain([tensor.double() for tensor in tensors.values()], mask_STT)
@@ -124,11 +127,10 @@ def test_smaller_types_follow(dtype: torch.dtype) -> None:
 
 
 def test_as_operators_of_torch() -> None:
-    tensors = tuple(tensor.detach().requires_grad_() for tensor in inputs().values())
-    torch.library.opcheck(dropped_attention, (*tensors, torch.tensor(SEED), RATE))
-    grad = torch.randn(S, T, d, dtype=torch.float64)
-    plain_tensors = [tensor.detach() for tensor in tensors]
-    torch.library.opcheck(attention.dropped_attention_backward, (grad, *plain_tensors, torch.tensor(SEED), RATE))
+    qkv_3STd, seed = torch.stack(list(inputs().values())).detach(), torch.tensor(SEED)
+    torch.library.opcheck(dropped_attention, (qkv_3STd.clone().requires_grad_(), seed, RATE))
+    grad_STd = torch.randn(S, T, d, dtype=torch.float64)
+    torch.library.opcheck(attention.dropped_attention_backward, (grad_STd, qkv_3STd, seed, RATE))
 
 
 def test_no_weights_are_kept_for_the_backward_pass() -> None:
@@ -142,4 +144,4 @@ def test_no_weights_are_kept_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         attend(long, RATE, training=True)
     assert kept
-    assert max(kept) == S * 32 * d
+    assert max(kept) == 3 * S * 32 * d

@@ -298,7 +298,8 @@ def test_where_the_original_did_not_leak_it_computed_what_we_do(strategy: str, e
 def test_a_leak_through_attention_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attention that sees everything fails the same check."""
 
-    def everything(query: Tensor, key: Tensor, value: Tensor, rate: float, *, training: bool) -> Tensor:
+    def everything(qkv_3BHTd: Tensor, rate: float, *, training: bool) -> Tensor:
+        query, key, value = qkv_3BHTd
         return torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
     monkeypatch.setattr("gnn_moe.model.experts.causal_attention", everything)
@@ -365,7 +366,8 @@ def test_a_token_between_two_experts_is_no_leak(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_routed_model_that_leaks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def everything(query: Tensor, key: Tensor, value: Tensor, rate: float, *, training: bool) -> Tensor:
+    def everything(qkv_3BHTd: Tensor, rate: float, *, training: bool) -> Tensor:
+        query, key, value = qkv_3BHTd
         return torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
     monkeypatch.setattr("gnn_moe.model.self_attention.causal_attention", everything)

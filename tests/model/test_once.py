@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 import gnn_moe.model
-from gnn_moe.model import attention, feed_forward, grouped_feed_forward, loss, messages, propagation, sinkhorn, top_k
+from gnn_moe.model import (
+    attention,
+    feed_forward,
+    grouped_feed_forward,
+    heads,
+    loss,
+    messages,
+    propagation,
+    sinkhorn,
+    top_k,
+)
 from gnn_moe.model.language_model import build_model
 from tests.model.cases import each, one_of_each, random_ids
 
@@ -30,7 +40,7 @@ FORMS: dict[str, Form] = {
         [(N, D), *FEED_FORWARD],
         lambda x, *given: grouped_feed_forward.group_by_group(x, torch.tensor([2, N]), *given, SEEDS, RATE)[0],
     ),
-    attention.__name__: ([(E, N, D)] * 3, lambda *qkv: attention.dropped_attention(*qkv, SEED, RATE)),
+    attention.__name__: ([(3, E, N, D)], lambda qkv: attention.dropped_attention(qkv, SEED, RATE)),
     messages.__name__: ([(N, E, E), (N, E, D)], messages.messages_in_blocks),
     propagation.__name__: ([(E, E), (E, N, D)], propagation.learned_propagation),
     sinkhorn.__name__: ([(1, E, E)], sinkhorn.doubly_stochastic),
@@ -76,4 +86,5 @@ def test_no_other_file_has_a_backward_pass_of_its_own() -> None:
     folder = Path(gnn_moe.model.__path__[0])
     texts = {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.py")}
     own = {name for name, text in texts.items() if "register_autograd(" in text or "autograd.Function)" in text}
-    assert own == {name.rsplit(".", 1)[1] for name in (*FORMS, top_k.__name__)}
+    twice = (top_k.__name__, heads.__name__)
+    assert own == {name.rsplit(".", 1)[1] for name in (*FORMS, *twice)}

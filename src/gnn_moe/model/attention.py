@@ -23,27 +23,24 @@ _WEIGHTS_AT_ONCE = 2**20
 """Attention weights that exist at a time: few enough to stay in a processor's cache."""
 
 
-def causal_attention(
-    query_BHTd: Tensor, key_BHTd: Tensor, value_BHTd: Tensor, rate: float, *, training: bool
-) -> Tensor:
+def causal_attention(qkv_3BHTd: Tensor, rate: float, *, training: bool) -> Tensor:
     """softmax(q kᵀ / √d, over positions up to the query's own) with dropout, times v.
 
     Args:
-        query_BHTd: (B, H, T, d) contiguous; B rows, H heads of all experts.
-        key_BHTd: likewise.
-        value_BHTd: likewise.
+        qkv_3BHTd: queries, keys and values, (3, B, H, T, d) contiguous; B rows, of every expert, H heads. One tensor,
+            so that its gradient need not be put together.
         rate: of the dropout on the attention weights.
         training: whether there is dropout.
 
     Returns:
         (B, H, T, d).
     """
-    if training and rate > 0 and query_BHTd.device.type == "cpu":
-        flat = (tensor.flatten(0, 1) for tensor in (query_BHTd, key_BHTd, value_BHTd))
-        output_STd: Tensor = dropped_attention(*flat, draw_seed(), rate)
-        return output_STd.view_as(query_BHTd)
+    if training and rate > 0 and qkv_3BHTd.device.type == "cpu":
+        output_STd: Tensor = dropped_attention(qkv_3BHTd.flatten(1, 2), draw_seed(), rate)
+        return output_STd.view(qkv_3BHTd.shape[1:])
+    query, key, value = qkv_3BHTd
     return functional.scaled_dot_product_attention(
-        query_BHTd, key_BHTd, value_BHTd, dropout_p=rate if training else 0.0, is_causal=True
+        query, key, value, dropout_p=rate if training else 0.0, is_causal=True
     )
 
 
@@ -63,11 +60,12 @@ def _weights(query_STd: Tensor, key_STd: Tensor, future_TT: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("gnn_moe::dropped_attention", mutates_args=())
-def dropped_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float) -> Tensor:
-    """Causal attention with dropout on its weights, on a CPU: (S, T, d) contiguous → (S, T, d).
+def dropped_attention(qkv_3STd: Tensor, seed: Tensor, rate: float) -> Tensor:
+    """Causal attention with dropout on its weights, on a CPU: (3, S, T, d) contiguous → (S, T, d).
 
     Not twice differentiable.
     """
+    query_STd, key_STd, value_STd = qkv_3STd
     output_STd, future_TT = torch.empty_like(query_STd), _future(query_STd)
     for chunk in _chunks(*query_STd.shape[:2]):
         weights_STT = _weights(query_STd[chunk], key_STd[chunk], future_TT)
@@ -77,36 +75,33 @@ def dropped_attention(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, see
 
 
 @torch.library.custom_op("gnn_moe::dropped_attention_backward", mutates_args=())
-def dropped_attention_backward(
-    grad_STd: Tensor, query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `dropped_attention` with respect to query, key and value, each (S, T, d)."""
-    grad_query_STd, grad_key_STd, grad_value_STd = (torch.empty_like(query_STd) for _ in range(3))
-    grad_STd, future_TT = grad_STd * (1 / (1 - rate)), _future(query_STd)
-    for chunk in _chunks(*query_STd.shape[:2]):
-        query, key, value, grad = query_STd[chunk], key_STd[chunk], value_STd[chunk], grad_STd[chunk]
+def dropped_attention_backward(grad_STd: Tensor, qkv_3STd: Tensor, seed: Tensor, rate: float) -> Tensor:
+    """The gradient of `dropped_attention` with respect to queries, keys and values, (3, S, T, d)."""
+    grad_qkv_3STd = torch.empty_like(qkv_3STd)
+    grad_STd, future_TT = grad_STd * (1 / (1 - rate)), _future(grad_STd)
+    for chunk in _chunks(*grad_STd.shape[:2]):
+        (query, key, value), grad = qkv_3STd[:, chunk], grad_STd[chunk]
+        grad_query, grad_key, grad_value = grad_qkv_3STd[:, chunk]
         weights_STT = _weights(query, key, future_TT)
         mask_STT = integer_mask(weights_STT, seed + chunk.start, rate)
         kept_STT = keep_in_place(weights_STT.clone(), mask_STT)
-        torch.bmm(kept_STT.transpose(1, 2), grad, out=grad_value_STd[chunk])
+        torch.bmm(kept_STT.transpose(1, 2), grad, out=grad_value)
         grad_weights_STT = keep_in_place(torch.bmm(grad, value.transpose(1, 2)), mask_STT)
         grad_scores_STT = torch._softmax_backward_data(grad_weights_STT, weights_STT, -1, weights_STT.dtype)
         grad_scores_STT.mul_(1 / math.sqrt(query.shape[2]))
-        torch.bmm(grad_scores_STT, key, out=grad_query_STd[chunk])
-        torch.bmm(grad_scores_STT.transpose(1, 2), query, out=grad_key_STd[chunk])
-    return grad_query_STd, grad_key_STd, grad_value_STd
+        torch.bmm(grad_scores_STT, key, out=grad_query)
+        torch.bmm(grad_scores_STT.transpose(1, 2), query, out=grad_key)
+    return grad_qkv_3STd
 
 
 @dropped_attention.register_fake
-def _(query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float) -> Tensor:
-    return torch.empty_like(query_STd)
+def _(qkv_3STd: Tensor, seed: Tensor, rate: float) -> Tensor:
+    return torch.empty_like(qkv_3STd[0])
 
 
 @dropped_attention_backward.register_fake
-def _(
-    grad_STd: Tensor, query_STd: Tensor, key_STd: Tensor, value_STd: Tensor, seed: Tensor, rate: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query_STd), torch.empty_like(key_STd), torch.empty_like(value_STd)
+def _(grad_STd: Tensor, qkv_3STd: Tensor, seed: Tensor, rate: float) -> Tensor:
+    return torch.empty_like(qkv_3STd)
 
 
 def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -116,9 +111,7 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 def _backward(ctx, grad_STd: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
     refuse_second_derivative("the results of attention with dropout")
-    query_STd, key_STd, value_STd, seed = ctx.saved_tensors
-    grads = dropped_attention_backward(grad_STd.contiguous(), query_STd, key_STd, value_STd, seed, ctx.rate)
-    return (*grads, None, None)
+    return dropped_attention_backward(grad_STd.contiguous(), *ctx.saved_tensors, ctx.rate), None, None
 
 
 dropped_attention.register_autograd(_backward, setup_context=_save_for_backward)

@@ -4,9 +4,8 @@ Letters: B rows, T positions, N = B·T tokens, E experts, A heads, D width, d = 
 
     h_e = x + Attention_e(LN1_e(x)),   y_e = h_e + FFN_e(LN2_e(h_e))          e = 1..E, all from the same x
 
-Every expert reads the same x, so x is normalised once, each expert's LN1 gain and shift are folded into its QKV
-weights, and one product D → 3·E·D gives the queries, keys and values of all experts. Experts then count as more heads
-of one attention; what follows is a product an expert.
+Every expert reads the same x, so x is normalised once, and each expert's LN1 gain and shift are folded into its QKV
+weights. In attention the experts count as more rows; what follows is a product an expert.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch.nn import functional
 from gnn_moe.config import ModelConfig
 from gnn_moe.model.attention import causal_attention
 from gnn_moe.model.feed_forward import feed_forward
+from gnn_moe.model.heads import joined_heads, queries_keys_values
 from gnn_moe.model.stacked import LAYER_NORM_EPSILON, fold_norm, stacked_linear
 
 
@@ -56,15 +56,8 @@ class Experts(nn.Module):
         )
 
     def _attention(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
-        rows, positions, width = x_BTD.shape
-        experts = len(self.qkv_weight)
-        weight, bias = fold_norm(self.qkv_weight, self.qkv_bias, self.norm1_gain, self.norm1_bias)
-        normed_BTD = functional.layer_norm(x_BTD, (width,), eps=LAYER_NORM_EPSILON).to(compute_dtype)
-        qkv = functional.linear(normed_BTD, weight.flatten(0, 1).to(compute_dtype), bias.flatten().to(compute_dtype))
-        split = qkv.view(rows, positions, experts, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(3, 0, 2, 4, 1, 5).contiguous().flatten(2, 3)
-        mixed_BHTd = causal_attention(query, key, value, self.dropout_rate, training=self.training)
-        per_expert = mixed_BHTd.view(rows, experts, self.heads, positions, -1).permute(1, 0, 3, 2, 4)
-        return stacked_linear(
-            per_expert.reshape(experts, rows * positions, width), self.output_weight, self.output_bias
-        )
+        weight_EOD, bias_EO = fold_norm(self.qkv_weight, self.qkv_bias, self.norm1_gain, self.norm1_bias)
+        normed_BTD = functional.layer_norm(x_BTD, x_BTD.shape[-1:], eps=LAYER_NORM_EPSILON).to(compute_dtype)
+        qkv = queries_keys_values(normed_BTD, weight_EOD, bias_EO, self.heads)
+        mixed = causal_attention(qkv, self.dropout_rate, training=self.training)
+        return stacked_linear(joined_heads(mixed, len(weight_EOD)), self.output_weight, self.output_bias)

@@ -139,7 +139,8 @@ def expert_by_expert_backward(
         grad_folded_FD = (grad_inner_NF.T @ plain_ND).to(up_weight_EFD.dtype)
         grad_gain_ED[e] = (grad_folded_FD * up_weight_EFD[e]).sum(dim=0)
         grad_shift_ED[e] = grad_up_bias_EF[e] @ up_weight_EFD[e]
-        grad_up_EFD[e] = grad_folded_FD.mul_(norm_gain_ED[e]).addr_(grad_up_bias_EF[e], norm_bias_ED[e])
+        grad_up_FD = torch.mul(grad_folded_FD, norm_gain_ED[e], out=grad_up_EFD[e])
+        grad_up_FD.addr_(grad_up_bias_EF[e], norm_bias_ED[e])
         grad_through_norm_ND = torch.ops.aten.native_layer_norm_backward(
             grad_inner_NF @ up_weight_EFD[e].to(dtype),
             hidden_ND,

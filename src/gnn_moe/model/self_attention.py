@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnn_moe.model.attention import causal_attention
+from gnn_moe.model.heads import joined_heads, queries_keys_values
 from gnn_moe.model.stacked import LAYER_NORM_EPSILON
 
 
@@ -29,15 +30,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, compute_dtype: torch.dtype) -> Tensor:
         """Products are computed in `compute_dtype`; the stream keeps its own type."""
-        rows, positions, width = x_BTD.shape
+        width = x_BTD.shape[-1]
         normed_BTD = functional.layer_norm(x_BTD, (width,), self.norm_gain, self.norm_bias, LAYER_NORM_EPSILON)
-        qkv = functional.linear(
-            normed_BTD.to(compute_dtype), self.qkv_weight.to(compute_dtype), self.qkv_bias.to(compute_dtype)
-        )
-        split = qkv.view(rows, positions, 3, self.heads, width // self.heads)
-        query_BATd, key_BATd, value_BATd = split.permute(2, 0, 3, 1, 4).contiguous()
-        mixed_BATd = causal_attention(query_BATd, key_BATd, value_BATd, self.dropout_rate, training=self.training)
-        mixed_BTD = mixed_BATd.transpose(1, 2).reshape(rows, positions, width)
+        qkv = queries_keys_values(normed_BTD.to(compute_dtype), self.qkv_weight[None], self.qkv_bias[None], self.heads)
+        mixed_BATd = causal_attention(qkv, self.dropout_rate, training=self.training)
+        mixed_BTD = joined_heads(mixed_BATd, 1).view_as(normed_BTD)
         return x_BTD + functional.linear(
             mixed_BTD, self.output_weight.to(compute_dtype), self.output_bias.to(compute_dtype)
         )

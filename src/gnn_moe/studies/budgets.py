@@ -116,7 +116,7 @@ def _work_of_a_step(budget: Budget, plan: Plan, minutes: float) -> float:
 
 
 def time_steps(configs: Mapping[str, RunConfig]) -> dict[str, float]:
-    """Minutes of a training step of each config on this machine, from a dozen of its own steps.
+    """Minutes of a training step of each config on this machine, from some of its own steps.
 
     Raises:
         RunFailed: the data cannot be used, or the steps of one failed.

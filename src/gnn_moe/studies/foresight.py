@@ -1,6 +1,6 @@
 """What the points of a sweep will take, before any runs: parameters, memory, minutes.
 
-Parameters and memory follow from each config. Minutes come from a dozen steps of the baseline on this machine, and are
+Parameters and memory follow from each config. Minutes come from some steps of the baseline on this machine, and are
 carried over to the other points in proportion to their FLOPs: those of a training token times the tokens of all steps,
 and those of an evaluated token times the evaluations. A point that uses the machine better or worse than the baseline,
 or needs smaller micro-batches, differs from that.
@@ -72,7 +72,7 @@ class Clock:
 
 
 def time_baseline(baseline: RunConfig) -> Clock:
-    """Times a dozen steps of the baseline. Its encoded data is put away with the rest: nothing stays.
+    """Times some steps of the baseline. Its encoded data is put away with the rest: nothing stays.
 
     Raises:
         GnnMoeError: the data cannot be had, or the steps failed.
@@ -97,7 +97,7 @@ def foresee(baseline: RunConfig, points: Sequence[Point], *, at_once: int = 1) -
     except GnnMoeError as error:
         return [_of_point(baseline, point, None, at_once) for point in points], f"no minutes: {error}"
     said = (
-        f"minutes: from a dozen steps of the baseline here, as busy as this machine is, in {clock.found.precision}; "
+        f"minutes: from some steps of the baseline here, as busy as this machine is, in {clock.found.precision}; "
         "for the other points in proportion to their FLOPs"
     )
     return [_of_point(baseline, point, clock, at_once) for point in points], said
