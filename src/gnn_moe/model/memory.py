@@ -4,9 +4,9 @@ Letters: B rows, T positions, N = B·T tokens, E experts, D width, V vocabulary,
 
 A step is fullest when its forward pass ends: parameters, both moments of AdamW and all that the layers keep for their
 backward pass are there, and the head forms its gradients; the layers' own gradients come as what was kept goes. What
-is kept is counted tensor by tensor, and the tests hold the count to the built model. Only five numbers were
+is kept is counted tensor by tensor, and the tests hold the count to the built model. Only seven numbers were
 measured: what a process holds besides tensors, and how much of a CPU's heap lies idle between blocks, in either
-precision, with rows of many lengths or one.
+precision, with rows of many lengths or one, or with layers that are computed again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _IDLE_SHARE = {2: 0.85, 4: 0.45}
 """Of what a step makes and frees, by the bytes of a number: what lies idle between the blocks of glibc's heap at the
 peak, and what the products of bf16 pack their operands into."""
 _IDLE_SHARE_OF_ONE_LENGTH = {2: 0.3, 4: 0.2}
-"""The same where all rows are of one length, and no layer is computed again: each step fits the holes of the last."""
+"""The same where all rows are of one length: each step fits the holes of the last."""
+_IDLE_SHARE_CHECKPOINTED = {2: 1.1, 4: 0.45}
+"""The same where layers are computed again, of whatever lengths: a step makes and frees each of them twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +174,7 @@ def peak_memory(config: ModelConfig, workload: Workload) -> PeakMemory:
     kept, made = kept_bytes(config, one), _working_bytes(config, one)
     # Of the halves, one borrows the room that evaluations take for the whole.
     workspace = (_logits_bytes(config, workload) + (passes - 1) * _logits_bytes(config, one)) * workload.on_cpu
-    shares = _IDLE_SHARE_OF_ONE_LENGTH if workload.one_length and not workload.checkpoint_layers else _IDLE_SHARE
-    idle = round(shares[workload.number_bytes] * (passes * (kept + made) + workspace)) * workload.on_cpu
+    idle = round(_idle_share(workload) * (passes * (kept + made) + workspace)) * workload.on_cpu
     # When the forward pass ends, there is what earlier micro-batches have summed. As halves come to their end one after
     # the other, it waits beside the sum of this one; at the very end every gradient is there, and nothing else is.
     earlier = weights * workload.accumulates
@@ -201,6 +202,12 @@ def kept_bytes(config: ModelConfig, workload: Workload) -> int:
     head = workload.number_bytes * tokens * width + _PARAMETER_BYTES * config.vocab_size * _head_rows(workload, width)
     ends = embedding + stream + 8 * tokens + head + 8 * tokens
     return ends + (layers * stream + layer if workload.checkpoint_layers else layers * layer)
+
+
+def _idle_share(workload: Workload) -> float:
+    if workload.checkpoint_layers:
+        return _IDLE_SHARE_CHECKPOINTED[workload.number_bytes]
+    return (_IDLE_SHARE_OF_ONE_LENGTH if workload.one_length else _IDLE_SHARE)[workload.number_bytes]
 
 
 def _logits_bytes(config: ModelConfig, workload: Workload) -> int:
