@@ -145,7 +145,7 @@ SECTIONS: Mapping[str, Section] = {
     "plan": Section(
         title="Plans",
         about="What `gnn-moe inspect --calibrate` foretells, and what the run then takes: 60 steps and two\n"
-        "evaluations, or 375 and five (longer). Nothing in the prediction was fitted to seed-config1 and longer.",
+        "evaluations, or 375 and five (longer). Only seed-config1 had no part in a constant of the prediction.",
         tables=plan_tables,
     ),
 }

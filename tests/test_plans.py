@@ -13,10 +13,11 @@ import pytest
 from gnn_moe import plans
 from gnn_moe.cli import main
 from gnn_moe.config import DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
+from gnn_moe.data.corpus import load_corpus
 from gnn_moe.errors import RunFailed
 from gnn_moe.plans import Calibration, calibrate, plan_memory
 from gnn_moe.run_folder import RunFolder
-from gnn_moe.training.record import write_json
+from gnn_moe.training.record import read_metrics, write_json
 from tests.small_runs import Setting, read_json
 
 MODEL = ModelConfig(num_experts=3, embed_dim=16, num_heads=2, num_layers=2, gnn_layers=1, max_seq_length=16)
@@ -95,13 +96,33 @@ def test_warm_up_and_compilation_are_not_counted(setting: Setting, steps: int, w
     assert seen.save_seconds == pytest.approx(0.6)
 
 
-def test_a_small_model_is_timed_for_more_steps() -> None:
-    def steps(width: int, batch: int) -> int:
-        model = ModelConfig(num_experts=4, embed_dim=width, num_layers=2)
-        return plans._count_steps(RunConfig(model=model, training=TrainingConfig(batch_size=batch)))
+@pytest.mark.parametrize("most", [128, 1024])
+def test_a_small_model_is_timed_for_more_steps(setting: Setting, most: int) -> None:
+    """By its FLOPs with the vocabulary that its tokenizer has and rows as long as they are, here 16 to 32 tokens."""
+    corpus = load_corpus(config_of(setting).data, max_seq_length=most, cache_dir=str(setting.cache))
 
-    assert (steps(64, 8), steps(1024, 8), steps(64, 4096)) == (60, 12, 12)
-    assert 12 < steps(128, 16) < steps(128, 14) < 60
+    def steps(width: int, batch: int) -> int:
+        model = ModelConfig(num_experts=4, embed_dim=width, num_layers=2, max_seq_length=most)
+        config = dataclasses.replace(config_of(setting, batch_size=batch), model=model)
+        return plans._count_steps(config, corpus)
+
+    assert (steps(64, 8), steps(1024, 32), steps(2048, 8)) == (60, 12, 12)
+    assert 12 < steps(256, 64) < steps(256, 32) < 60
+
+
+def test_more_steps_than_an_epoch_has_are_timed(
+    setting: Setting, forked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 160 rows in batches of 80: of an epoch's two steps one would count, and not tell its two costs apart."""
+    read, counted = plans._read, []
+
+    def reading(run: RunFolder) -> plans._Seen:
+        counted.append(sum(row["kind"] == "train" for row in read_metrics(run.metrics)))
+        return read(run)
+
+    monkeypatch.setattr(plans, "_read", reading)
+    calibrate(config_of(setting, batch_size=80, epochs=30))
+    assert counted == [60]
 
 
 def test_a_run_that_fails_is_said_to(setting: Setting, forked: None) -> None:

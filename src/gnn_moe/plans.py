@@ -147,20 +147,18 @@ def calibrate(config: RunConfig) -> Calibration:
     from gnn_moe.data.corpus import load_corpus
     from gnn_moe.run_folder import RunFolder
 
-    training = config.training
+    training, longest = config.training, config.model.max_seq_length
     rows = _EVALUATED * training.batch_size
     if config.data.num_eval_samples != ALL:
         rows = min(rows, config.data.num_eval_samples)
-    steps = _count_steps(config)
+    whole = load_corpus(config.data, max_seq_length=longest, cache_dir=config.output.cache_dir)
+    steps = _count_steps(config, whole)
     short = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, num_eval_samples=rows),
-        training=dataclasses.replace(training, epochs=1, max_batches_per_epoch=steps, max_steps=ALL, eval_every=steps),
+        training=dataclasses.replace(training, max_steps=steps, eval_every=steps),
     )
-    whole, part = (
-        load_corpus(each.data, max_seq_length=config.model.max_seq_length, cache_dir=config.output.cache_dir)
-        for each in (config, short)
-    )
+    part = load_corpus(short.data, max_seq_length=longest, cache_dir=config.output.cache_dir)
     with tempfile.TemporaryDirectory() as folder:
         output = OutputConfig(output_dir=folder, run_name=_RUN, quiet=True, cache_dir=config.output.cache_dir)
         _run_apart(dataclasses.replace(short, output=output))
@@ -168,11 +166,29 @@ def calibrate(config: RunConfig) -> Calibration:
     return _reckon(config, seen, whole.split("train"), whole.split("valid"), part.split("valid"))
 
 
-def _count_steps(config: RunConfig) -> int:
+def _count_steps(config: RunConfig, corpus: Corpus) -> int:
     """More of a small model's, which takes longer to reach its speed: every new length of a batch costs it kernels."""
-    positions = config.training.batch_size * config.model.max_seq_length
-    flops = model_size(config.model).training_flops_per_token * positions
+    steps, positions = _steps_and_positions(config, corpus.split("train"), size=config.training.batch_size)
+    model = dataclasses.replace(config.model, vocab_size=corpus.vocab_size)
+    flops = model_size(model).training_flops_per_token * max(1, positions // steps)
     return min(_MOST_STEPS, max(_FEWEST_STEPS, _CALIBRATION_FLOPS // flops))
+
+
+def _steps_and_positions(config: RunConfig, train: Samples, *, size: int) -> tuple[int, int]:
+    """Steps of the whole run, and the positions that it computes in pieces of `size` rows, padding included."""
+    from gnn_moe.data.batches import computed_positions, training_batches
+
+    training = config.training
+    steps = training.count_steps(len(train))
+    batches = training_batches(
+        train.lengths,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        group_by_length=training.group_by_length,
+        batches_per_epoch=training.steps_per_epoch(len(train)),
+        steps=range(steps),
+    )
+    return steps, computed_positions(train, batches, size=size, positions=config.model.max_seq_length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,20 +258,11 @@ def _read(run: RunFolder) -> _Seen:
 
 def _reckon(config: RunConfig, seen: _Seen, train: Samples, valid: Samples, evaluated: Samples) -> Calibration:
     """The whole run, from what a short run left that evaluated only some of the samples."""
-    from gnn_moe.data.batches import computed_positions, evaluation_batches, longest_batch, training_batches
+    from gnn_moe.data.batches import computed_positions, evaluation_batches, longest_batch
 
     training, longest = config.training, config.model.max_seq_length
-    steps = training.count_steps(len(train))
-    batches = training_batches(
-        train.lengths,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        group_by_length=training.group_by_length,
-        batches_per_epoch=training.steps_per_epoch(len(train)),
-        steps=range(steps),
-    )
     size = seen.micro_batch_size
-    positions = computed_positions(train, batches, size=size, positions=longest)
+    steps, positions = _steps_and_positions(config, train, size=size)
     all_of_them, some = (
         computed_positions(samples, evaluation_batches(samples.lengths, size), size=size, positions=longest)
         for samples in (valid, evaluated)

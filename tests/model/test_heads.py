@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gnn_moe.model.heads import all_at_once, expert_by_expert, joined_heads, queries_keys_values
+from gnn_moe.model.heads import joined_heads, queries_keys_values
 from tests.model.cases import assert_same, gradients
 
 E, B, T, A, d = 3, 2, 5, 2, 4
@@ -43,13 +43,6 @@ def test_equals_a_product_an_expert_row_and_head() -> None:
     assert_same(gradients(fast, given), gradients(slow, given), 1e-12)
 
 
-def test_all_at_once_is_the_same() -> None:
-    given = inputs()
-    fast, slow = (project(given["x"], given["weight"], given["bias"], A) for project in (expert_by_expert, all_at_once))
-    assert_same({"output": fast}, {"output": slow}, 1e-12)
-    assert_same(gradients(fast, given), gradients(slow, given), 1e-12)
-
-
 def test_bf16_within_two_percent() -> None:
     """Weights in float32, as the parameters are; x says the type."""
     exact, given = inputs(), inputs(torch.float32)
@@ -72,9 +65,3 @@ def test_joined_heads_are_those_of_a_token(experts: int) -> None:
         for b in range(B):
             for t in range(T):
                 assert torch.equal(joined[e, b * T + t], mixed[e * B + b, :, t].flatten())
-
-
-def test_as_an_operator_of_torch_twice_differentiable() -> None:
-    given = tuple(inputs().values())
-    torch.library.opcheck(expert_by_expert, (*given, A))
-    assert torch.autograd.gradgradcheck(lambda *tensors: expert_by_expert(*tensors, A), given)

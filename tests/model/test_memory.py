@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gnn_moe.config import ModelConfig
 from gnn_moe.coupler_types import find_coupler
+from gnn_moe.model import memory
 from gnn_moe.model.head import lay_out_by_columns
 from gnn_moe.model.language_model import LanguageModel, build_model
 from gnn_moe.model.loss import head_loss
@@ -154,6 +155,17 @@ def test_checkpointed_layers_keep_their_inputs_and_one_layer_more() -> None:
     growth = kept_bytes(deeper, dataclasses.replace(plain, checkpoint_layers=True)) - kept[1]
     assert growth == 4 * B * T * config.embed_dim
     assert kept[1] < 0.25 * kept[0]
+
+
+@pytest.mark.parametrize("dtype", NUMBERS, ids=str)
+def test_rows_of_one_length_leave_less_idle_and_layers_computed_again_more(dtype: torch.dtype) -> None:
+    plain = workload(dtype, CONFIGS[0])
+    even, again = dataclasses.replace(plain, one_length=True), dataclasses.replace(plain, checkpoint_layers=True)
+    both = dataclasses.replace(again, one_length=True)
+    of_even, of_plain, of_again, of_both = (memory._idle_share(each) for each in (even, plain, again, both))
+    assert of_even < of_plain <= of_again == of_both
+    assert of_plain < of_again or dtype == torch.float32  # not measured there
+    assert peak_memory(CONFIGS[0], even).working < peak_memory(CONFIGS[0], plain).working
 
 
 def test_memory_is_known_without_torch() -> None:

@@ -10,17 +10,7 @@ import torch
 from torch import Tensor
 
 import gnn_moe.model
-from gnn_moe.model import (
-    attention,
-    feed_forward,
-    grouped_feed_forward,
-    heads,
-    loss,
-    messages,
-    propagation,
-    sinkhorn,
-    top_k,
-)
+from gnn_moe.model import attention, feed_forward, grouped_feed_forward, loss, messages, propagation, sinkhorn, top_k
 from gnn_moe.model.language_model import build_model
 from tests.model.cases import each, one_of_each, random_ids
 
@@ -86,5 +76,4 @@ def test_no_other_file_has_a_backward_pass_of_its_own() -> None:
     folder = Path(gnn_moe.model.__path__[0])
     texts = {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.py")}
     own = {name for name, text in texts.items() if "register_autograd(" in text or "autograd.Function)" in text}
-    twice = (top_k.__name__, heads.__name__)
-    assert own == {name.rsplit(".", 1)[1] for name in (*FORMS, *twice)}
+    assert own == {name.rsplit(".", 1)[1] for name in (*FORMS, top_k.__name__)}

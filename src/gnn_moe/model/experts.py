@@ -4,8 +4,9 @@ Letters: B rows, T positions, N = B·T tokens, E experts, A heads, D width, d = 
 
     h_e = x + Attention_e(LN1_e(x)),   y_e = h_e + FFN_e(LN2_e(h_e))          e = 1..E, all from the same x
 
-Every expert reads the same x, so x is normalised once, and each expert's LN1 gain and shift are folded into its QKV
-weights. In attention the experts count as more rows; what follows is a product an expert.
+Every expert reads the same x, so x is normalised once, each expert's LN1 gain and shift are folded into its QKV
+weights, and one product D → 3·E·D gives the queries, keys and values of all experts. In attention experts count as
+more rows; what follows is a product an expert.
 """
 
 from __future__ import annotations

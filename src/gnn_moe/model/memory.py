@@ -4,9 +4,9 @@ Letters: B rows, T positions, N = B·T tokens, E experts, D width, V vocabulary,
 
 A step is fullest when its forward pass ends: parameters, both moments of AdamW and all that the layers keep for their
 backward pass are there, and the head forms its gradients; the layers' own gradients come as what was kept goes. What
-is kept is counted tensor by tensor, and the tests hold the count to the built model. Only seven numbers were
+is kept is counted tensor by tensor, and the tests hold the count to the built model. Only six numbers were
 measured: what a process holds besides tensors, and how much of a CPU's heap lies idle between blocks, in either
-precision, with rows of many lengths or one, or with layers that are computed again.
+precision, with rows of many lengths or one, and in bf16 with layers that are computed again.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _IDLE_SHARE = {2: 0.85, 4: 0.45}
 peak, and what the products of bf16 pack their operands into."""
 _IDLE_SHARE_OF_ONE_LENGTH = {2: 0.3, 4: 0.2}
 """The same where all rows are of one length: each step fits the holes of the last."""
-_IDLE_SHARE_CHECKPOINTED = {2: 1.1, 4: 0.45}
-"""The same where layers are computed again, of whatever lengths: a step makes and frees each of them twice."""
+_IDLE_SHARE_CHECKPOINTED = {2: 1.1, 4: _IDLE_SHARE[4]}
+"""The same where layers are computed again: a step makes and frees each of them twice. In float32, and of one length,
+it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
