@@ -1,6 +1,7 @@
 """Queries, keys and values of all experts, head by head, from one input.
 
-Letters: E experts, B rows, T positions, N = B·T tokens, A heads, D width, d = D/A head width, O = 3D.
+Letters: E experts, B rows, T positions, N = B·T tokens, A heads, D width, d = D/A head width, O = 3D,
+P = 3·E·D, S = E·B.
 """
 
 from __future__ import annotations
